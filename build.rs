@@ -1,0 +1,3 @@
+//! Compiles `proto/`.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! drpcd: the server that existing Go workspace agents connect to.
+
+pub mod mux;

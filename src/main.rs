@@ -1,0 +1,3 @@
+//! The `drpcd` program.
+
+fn main() {}
