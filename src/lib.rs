@@ -1,3 +1,8 @@
 //! drpcd: the server that existing Go workspace agents connect to.
 
+pub mod clock;
+pub mod ids;
 pub mod mux;
+pub mod proto;
+pub mod seed;
+pub mod store;

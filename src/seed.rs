@@ -1,0 +1,5 @@
+//! Seed files.
+
+/// A parsed seed file.
+#[derive(Debug)]
+pub struct Seed {}

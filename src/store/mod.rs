@@ -1,0 +1,131 @@
+//! The store: every row that outlives a process, behind one trait that each engine implements.
+//!
+//! Owns all SQL. Must never know of wire messages, HTTP or tasks, and never reads the clock: times are arguments.
+//! Services hold an `Arc<dyn Store>`, so an engine is a choice at start-up.
+
+mod error;
+mod model;
+
+use std::fmt;
+
+use async_trait::async_trait;
+
+pub use error::{StoreError, Violation};
+pub use model::*;
+
+use crate::clock::Timestamp;
+use crate::ids::{AgentId, AgentToken, BuildId, ReplicaId, WorkspaceId};
+
+/// What the services ask of a storage engine.
+///
+/// Every method is one transaction: it happens whole or not at all. Slices may hold many rows and cost one statement.
+#[async_trait]
+pub trait Store: fmt::Debug + Send + Sync + 'static {
+    /// The agent that `token` belongs to, if it may connect now; with its build and workspace, by one statement.
+    ///
+    /// The rule of eligibility is that of coder/coder `coderd/database/queries/workspaceagents.sql`
+    /// (`GetAuthenticatedWorkspaceAgentAndBuildByAuthToken`): the build is its workspace's latest, or it is a
+    /// succeeded `start` build directly before a `stop` build whose job is pending or running; workspace and agent
+    /// are not deleted.
+    async fn authenticate(&self, token: &AgentToken) -> Result<Option<Authenticated>, StoreError>;
+
+    /// Of `builds`, those whose agents may no longer be connected, by the same rule as [`Store::authenticate`].
+    /// A build that does not exist is among them.
+    async fn outdated_builds(&self, builds: &[BuildId]) -> Result<Vec<BuildId>, StoreError>;
+
+    /// The row of an agent that is not deleted, read again after its copy was dropped.
+    async fn agent(&self, agent: AgentId) -> Result<Agent, StoreError>;
+
+    /// The workspace of an agent.
+    async fn workspace_by_agent(&self, agent: AgentId) -> Result<Workspace, StoreError>;
+
+    /// Those of `ids` that exist and are not deleted, in any order.
+    async fn workspaces(&self, ids: &[WorkspaceId]) -> Result<Vec<Workspace>, StoreError>;
+
+    /// Apps, scripts, metadata descriptions and dev containers of an agent.
+    async fn manifest_parts(&self, agent: AgentId) -> Result<ManifestParts, StoreError>;
+
+    /// The resource monitors of an agent.
+    async fn monitors(&self, agent: AgentId) -> Result<Monitors, StoreError>;
+
+    /// The text of a site-wide setting.
+    async fn site_config(&self, key: &str) -> Result<Option<String>, StoreError>;
+
+    /// Writes what an agent reported of itself. [`StoreError::NoRows`] when it is absent or deleted.
+    async fn update_startup(
+        &self,
+        agent: AgentId,
+        update: &StartupUpdate,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
+
+    /// Writes an agent's state. `Starting` sets `started_at` and clears `ready_at`; `Ready`, `StartTimeout` and
+    /// `StartError` set `ready_at`, and `started_at` if it is NULL; the others leave both.
+    /// [`StoreError::NoRows`] when it is absent or deleted.
+    async fn update_lifecycle(
+        &self,
+        agent: AgentId,
+        update: &LifecycleUpdate,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
+
+    /// Adds a log source; [`Violation::LogSourceExists`] when the agent has one of that id.
+    async fn insert_log_source(&self, source: &LogSource) -> Result<(), StoreError>;
+
+    /// Stores a batch of log lines and adds to the agent's `logs_length`.
+    ///
+    /// [`Violation::MaxLogsLength`] when the total would pass 1,048,576 bytes, then nothing is stored;
+    /// [`StoreError::NoRows`] when the agent is absent or deleted.
+    async fn insert_logs(&self, batch: &LogBatch) -> Result<LogsInserted, StoreError>;
+
+    /// Marks an agent's log as full.
+    async fn set_logs_overflowed(&self, agent: AgentId) -> Result<(), StoreError>;
+
+    /// Adds statistics rows, each under a new id.
+    async fn insert_stats(&self, stats: &[AgentStat]) -> Result<(), StoreError>;
+
+    /// Sets metadata values; those of unknown agents or keys are ignored.
+    async fn update_metadata(&self, values: &[MetadataValue]) -> Result<(), StoreError>;
+
+    /// Records that sessions began: `first_connected_at` if NULL, `last_connected_at` later than any earlier
+    /// disconnect, and the replica.
+    async fn record_connects(
+        &self,
+        replica: ReplicaId,
+        changes: &[ConnectionChange],
+    ) -> Result<(), StoreError>;
+
+    /// Records that sessions live at `at`: `last_connected_at`, the replica, `updated_at`; never `disconnected_at`.
+    async fn record_heartbeats(
+        &self,
+        replica: ReplicaId,
+        agents: &[AgentId],
+        at: Timestamp,
+    ) -> Result<(), StoreError>;
+
+    /// Records that sessions ended: `disconnected_at`, not before `last_connected_at`, on rows whose replica still
+    /// is `replica`.
+    async fn record_disconnects(
+        &self,
+        replica: ReplicaId,
+        changes: &[ConnectionChange],
+    ) -> Result<(), StoreError>;
+
+    /// Writes a seed file's documents, all or nothing, and the events that tell running servers of it.
+    async fn seed(&self, seed: &crate::seed::Seed, now: Timestamp) -> Result<Vec<SeededAgent>, StoreError>;
+
+    /// Events that other processes left since the last call, oldest first. Cheap when there are none.
+    async fn take_events(&self) -> Result<Vec<StoredEvent>, StoreError>;
+
+    /// Forgets events made before `before`.
+    async fn prune_events(&self, before: Timestamp) -> Result<(), StoreError>;
+
+    /// Succeeds when the store answers.
+    async fn ping(&self) -> Result<(), StoreError>;
+
+    /// How many statements ran so far, by name.
+    fn statements(&self) -> Vec<(&'static str, u64)>;
+
+    /// Waits for running statements and closes the store; later calls fail.
+    async fn close(&self);
+}
