@@ -1,6 +1,7 @@
 //! drpcd: the server that existing Go workspace agents connect to.
 
 pub mod clock;
+pub mod duration;
 pub mod ids;
 pub mod mux;
 pub mod proto;
