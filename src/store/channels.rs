@@ -19,22 +19,22 @@ pub fn workspace_owner(owner: UserId) -> String {
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Invalidation {
     /// The row of an agent, or something that its manifest is made of.
-    Agent {
+    AgentChanged {
         /// Which.
         agent_id: AgentId,
     },
     /// The site's banners.
-    Banners,
+    BannersChanged,
 }
 
 /// Payload for a change of an agent.
 pub fn agent_changed(agent_id: AgentId) -> String {
-    payload(Invalidation::Agent { agent_id })
+    payload(Invalidation::AgentChanged { agent_id })
 }
 
 /// Payload for a change of the banners.
 pub fn banners_changed() -> String {
-    payload(Invalidation::Banners)
+    payload(Invalidation::BannersChanged)
 }
 
 fn payload(invalidation: Invalidation) -> String {

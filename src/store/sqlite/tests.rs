@@ -468,10 +468,13 @@ async fn a_server_on_the_same_file_learns_of_a_seed() {
     let channels: Vec<_> = events.iter().map(|event| event.channel.as_str()).collect();
     assert_eq!(&channels[..2], ["drpcd_events", "drpcd_events"]);
     assert!(channels[2].starts_with("workspace_owner:"), "{channels:?}");
-    assert_eq!(events[0].payload, r#"{"kind":"banners"}"#);
+    assert_eq!(events[0].payload, r#"{"kind":"banners_changed"}"#);
     assert_eq!(
         events[1].payload,
-        format!(r#"{{"kind":"agent","agent_id":"{}"}}"#, fixture.agent.agent_id)
+        format!(
+            r#"{{"kind":"agent_changed","agent_id":"{}"}}"#,
+            fixture.agent.agent_id
+        )
     );
     assert_eq!(Store::take_events(&server).await.unwrap(), []);
     Store::prune_events(&server, after(1)).await.unwrap();

@@ -1,0 +1,3 @@
+//! What each RPC does.
+
+pub mod tailnet;
