@@ -7,6 +7,8 @@ mod error;
 mod events;
 mod model;
 pub mod sqlite;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::fmt;
 

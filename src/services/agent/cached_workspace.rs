@@ -42,7 +42,7 @@ impl AgentServices {
         }
     }
 
-    async fn invalidate(&self, invalidation: Invalidation) {
+    pub(super) async fn invalidate(&self, invalidation: Invalidation) {
         match invalidation {
             Invalidation::Agent { agent_id } => {
                 let sessions = self
@@ -58,7 +58,7 @@ impl AgentServices {
     }
 
     /// Reads all workspaces that sessions live in; a failure leaves the copies as they are.
-    async fn refresh_workspaces(&self) {
+    pub(super) async fn refresh_workspaces(&self) {
         let mut sessions: HashMap<WorkspaceId, Vec<Arc<AgentApi>>> = HashMap::new();
         for api in self.live() {
             sessions.entry(api.session.workspace_id).or_default().push(api);

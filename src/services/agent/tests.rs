@@ -1,1 +1,127 @@
-//! tests
+//! The service against a real store, some of whose methods fail.
+
+mod logs_and_copies;
+mod manifest;
+mod reports;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    AgentApi, AgentConfig, AgentServices, Appearance, AppearanceError, Banner, Collaborators, StoreAppearance,
+};
+use crate::batch::metadata::MetadataBatcher;
+use crate::batch::stats::StatsBatcher;
+use crate::clock::{Clock, Timestamp};
+use crate::ids::{AgentToken, UserId};
+use crate::proto::agent as proto;
+use crate::proto::agent::Agent as _;
+use crate::proto::agent::lifecycle::State;
+use crate::pubsub::{Pubsub, Subscription};
+use crate::services::patience::Patience;
+use crate::services::tailnet::derp::DerpMaps;
+use crate::services::tailnet::derp_map::default_map;
+use crate::store::testing::{EXAMPLE, FaultyStore, NOW};
+use crate::store::{Store, StoreError};
+
+struct Fixture {
+    store: Arc<FaultyStore>,
+    token: AgentToken,
+    pubsub: Pubsub,
+    services: Arc<AgentServices>,
+    stop: CancellationToken,
+}
+
+fn config() -> AgentConfig {
+    AgentConfig {
+        access_url: "https://drpcd.example.com".parse().unwrap(),
+        app_hostname: "*--apps.example.com".into(),
+        stats_interval: Duration::from_secs(30),
+        disable_direct_connections: true,
+        derp_force_websockets: true,
+        git_auth_configs: 2,
+        workspace_usage: false,
+    }
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        Self::with(EXAMPLE, config()).await
+    }
+
+    async fn with(seed: &str, config: AgentConfig) -> Self {
+        let (store, agent) = FaultyStore::seeded(seed).await;
+        let clock = Clock::driven(NOW);
+        let pubsub = Pubsub::in_process();
+        let dyn_store: Arc<dyn Store> = store.clone();
+        let parts = Collaborators {
+            store: Arc::clone(&dyn_store),
+            clock: clock.clone(),
+            pubsub: pubsub.clone(),
+            patience: Patience::new(clock.clone(), Duration::ZERO),
+            stats: StatsBatcher::new(Arc::clone(&dyn_store), clock.clone()),
+            metadata: MetadataBatcher::new(Arc::clone(&dyn_store), pubsub.clone(), clock.clone()),
+            derp_maps: DerpMaps::fixed(default_map(&config.access_url)),
+        };
+        let services = AgentServices::new(parts, config, StoreAppearance::new(dyn_store));
+        Self {
+            store,
+            token: agent.token,
+            pubsub,
+            services,
+            stop: CancellationToken::new(),
+        }
+    }
+
+    async fn connect(&self) -> Arc<AgentApi> {
+        let authenticated = self.store.authenticate(&self.token).await.unwrap().unwrap();
+        self.services.begin(authenticated, "2.8".into()).await.unwrap()
+    }
+
+    /// Writes what the batchers hold.
+    async fn flush(&self) {
+        self.stop.cancel();
+        self.services.parts.stats.run(self.stop.clone()).await.unwrap();
+        self.services.parts.metadata.run(self.stop.clone()).await.unwrap();
+    }
+
+    async fn events(&self) -> Subscription {
+        let owner = self
+            .store
+            .query("SELECT lower(hex(id)) FROM users")
+            .await
+            .remove(0);
+        let owner = UserId(owner.parse().unwrap());
+        self.pubsub.subscribe(&format!("workspace_owner:{owner}"))
+    }
+
+    async fn value(&self, sql: &str) -> String {
+        self.store.query(sql).await.join(",")
+    }
+}
+
+/// Kinds of the events that have come.
+fn kinds(events: &mut Subscription) -> Vec<String> {
+    let mut kinds = Vec::new();
+    while let Some(payload) = events.try_next() {
+        let event: serde_json::Value = serde_json::from_str(&payload.unwrap()).unwrap();
+        kinds.push(event["kind"].as_str().unwrap().to_owned());
+    }
+    kinds
+}
+
+fn away() -> StoreError {
+    StoreError::Unavailable("database is locked".into())
+}
+
+fn lifecycle(state: i32, changed_at: Option<prost_types::Timestamp>) -> proto::UpdateLifecycleRequest {
+    proto::UpdateLifecycleRequest {
+        lifecycle: Some(proto::Lifecycle { state, changed_at }),
+    }
+}
+
+fn at(seconds: i64) -> Option<prost_types::Timestamp> {
+    Some(prost_types::Timestamp { seconds, nanos: 0 })
+}
