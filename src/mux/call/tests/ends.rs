@@ -136,3 +136,12 @@ fn nothing_is_kept_after_an_end() {
         .expect_end("manager closed: EOF");
     assert_eq!(peer.transport.held(), 0);
 }
+
+#[test]
+fn a_packet_that_waits_for_a_handler_does_not_keep_its_chunk_alive() {
+    let mut peer = Peer::invoked();
+    let chunk = bytes("03 02 01 02 2f62");
+    peer.transport.on_bytes(chunk.clone());
+    peer.expect(Event::Cancelled).expect_nothing();
+    assert!(chunk.is_unique());
+}
