@@ -11,6 +11,8 @@ mod packet;
 mod quote;
 mod registry;
 mod stream;
+#[cfg(test)]
+pub(crate) mod testing;
 mod varint;
 
 pub use error::{ProtocolError, Status, TransportError};
