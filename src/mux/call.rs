@@ -5,15 +5,20 @@
 //! socket, starts no task: the shell feeds it and runs the handlers.
 //!
 //! ```text
-//!            Invoke                    CloseSend, either way
-//!   Waiting ───────► Open ──────────────────────────────────► half closed
-//!      ▲              │ Close, Error, Cancel, a higher stream      │ the other CloseSend
-//!      │              ▼ id, or the handler's result                ▼
-//!      └───────── Terminated ◄─────────────────────────────────────┘
-//!     the handler has returned
+//!            Invoke            CloseSend of one side
+//!   Waiting ───────► Open ───────────────────────────► half closed
+//!                     │                                     │
+//!                     │ Close or Error of either side,      │ the same, or CloseSend
+//!                     │ Cancel, a higher stream id, the     │ of the other side
+//!                     │ end of the transport                │
+//!                     └──────────► Terminated ◄─────────────┘
+//!                                      │ the handler has returned
+//!                                      ▼
+//!                            ready for a higher stream id
 //! ```
 //!
-//! Each of `send`, `recv` and `terminated` is set once, the first value wins. Sources: storj/drpc `drpcstream/stream.go`,
+//! A handler that returns Ok sends its CloseSend and leaves the call half closed until the peer's. Each of `send`, `recv`
+//! and `terminated` is set once, the first value wins. Sources: storj/drpc `drpcstream/stream.go`,
 //! `drpcmanager/manager.go`. Two things are better than there: a message that nobody will read is discarded instead of
 //! blocking the reader, and a packet without its Invoke does not hang the transport.
 
@@ -64,8 +69,10 @@ enum ReceiveEnd {
 /// Why nothing can be sent any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SendEnd {
-    /// The handler said so.
+    /// CloseSend was sent.
     Closed,
+    /// Close was sent.
+    CallClosed,
     /// The peer closed the call.
     ClosedByPeer,
     /// There is no call any more.
@@ -76,6 +83,7 @@ impl SendEnd {
     fn status(self) -> Status {
         Status::message(match self {
             Self::Closed => "drpc: send closed",
+            Self::CallClosed => "drpc: stream terminated by sending close",
             Self::ClosedByPeer => "closed: remote closed the stream",
             Self::Gone => "EOF",
         })
@@ -179,9 +187,16 @@ impl Transport {
         }
     }
 
-    /// Bytes that came and were not yet looked at.
+    /// Bytes that came and were not yet looked at. While they are as many as one read ahead may be, the shell stops
+    /// reading, so that the peer runs out of credit.
     pub(super) fn buffered(&self) -> usize {
         self.reader.buffered() + self.held.as_ref().map_or(0, |packet| packet.data.len())
+    }
+
+    /// Bytes that this transport keeps in memory: those not yet looked at, a packet in progress, and metadata that waits.
+    pub(super) fn held(&self) -> usize {
+        let metadata = self.metadata.as_ref().map_or(0, |(_, metadata)| metadata.size());
+        self.buffered() + self.reader.assembling() + metadata
     }
 
     /// Whether nothing more will come, whatever is still to be read.
@@ -196,29 +211,27 @@ impl Transport {
             if self.input == Input::Ended {
                 return None;
             }
-            if let Some(call) = &mut self.call
-                && call.terminated
-                && call.running
-            {
-                // Until the handler has returned, nothing behind the end of its call is looked at; only that the
-                // peer has left ends even a handler that closed the call itself and lingers.
-                if !std::mem::replace(&mut call.cancelled, true) {
+            let running = self.call.as_mut().filter(|call| call.running);
+            if let Some(call) = running {
+                if call.terminated && !std::mem::replace(&mut call.cancelled, true) {
                     return Some(Event::Cancelled);
                 }
-                return self.end_of_input();
+                if self.held.is_some() {
+                    return self.end_of_input();
+                }
             }
             let packet = match self.held.take() {
                 Some(packet) => packet,
                 None => match self.reader.next() {
                     Ok(Some(packet)) => packet,
                     Ok(None) => return self.end_of_input(),
-                    Err(error) => return self.fail(error.into()),
+                    Err(error) => return Some(self.fail(error.into())),
                 },
             };
             match self.on_packet(packet) {
                 Ok(Some(event)) => return Some(event),
                 Ok(None) => {}
-                Err(error) => return self.fail(error),
+                Err(error) => return Some(self.fail(error)),
             }
         }
     }
@@ -229,11 +242,11 @@ impl Transport {
             return None;
         };
         let why = why.clone();
-        self.fail(why)
+        Some(self.fail(why))
     }
 
     /// Ends the transport; a running call ends with it.
-    fn fail(&mut self, why: TransportError) -> Option<Event> {
+    fn fail(&mut self, why: TransportError) -> Event {
         let recv = match &why {
             TransportError::Protocol(error) => Status::message(error.to_string()),
             TransportError::InvalidMetadata => Status::message(why.to_string()),
@@ -243,8 +256,10 @@ impl Transport {
             call.terminate(SendEnd::Gone, ReceiveEnd::Failed(recv));
         }
         self.reader.clear();
+        self.metadata = None;
+        self.held = None;
         self.input = Input::Ended;
-        Some(Event::Ended(why))
+        Event::Ended(why)
     }
 
     fn on_packet(&mut self, packet: Packet) -> Result<Option<Event>, TransportError> {
@@ -253,7 +268,9 @@ impl Transport {
             Some(call) if packet.id.stream == call.stream => on_own_packet(call, packet),
             Some(call) if call.running => {
                 call.terminate(SendEnd::Gone, ReceiveEnd::Failed(Status::canceled()));
-                self.held = Some(packet);
+                // Copied: it may wait long for the handler, and must not keep alive the larger chunk it came in.
+                let data = Bytes::copy_from_slice(&packet.data);
+                self.held = Some(Packet { data, ..packet });
                 Ok(None)
             }
             _ => self.on_first_packet(packet),
@@ -277,12 +294,12 @@ impl Transport {
                 }))
             }
             Kind::INVOKE_METADATA => {
-                let metadata = Metadata::decode(packet.data).map_err(|_| TransportError::InvalidMetadata)?;
+                let metadata = Metadata::decode(&packet.data).map_err(|_| TransportError::InvalidMetadata)?;
                 self.metadata = Some((stream, metadata));
                 Ok(None)
             }
             _ if packet.control => Ok(None),
-            kind => Err(ProtocolError::unexpected(kind).into()),
+            kind => Err(ProtocolError::UnexpectedKind(kind).into()),
         }
     }
 
@@ -346,12 +363,14 @@ impl Transport {
         };
         let id = call.next_id();
         write_whole(Kind::CLOSE, id, 0, out, |_| {});
-        call.terminate(SendEnd::Closed, ReceiveEnd::Eof);
+        let end = SendEnd::CallClosed;
+        call.terminate(end, ReceiveEnd::Failed(end.status()));
         // The handler ended the call itself; it need not be told.
         call.cancelled = true;
     }
 
-    /// The handler has returned; its last frames are appended to `out`.
+    /// The handler has returned; its last frames are appended to `out`. Unlike after an error, a call that it completed
+    /// waits for the peer's CloseSend, in which messages are discarded and broken rules still end the transport.
     pub(super) fn finish(&mut self, result: Result<Option<Reply>, Status>, out: &mut BytesMut) {
         let over = self.call.as_ref().is_none_or(|call| call.terminated);
         if !over {
@@ -365,19 +384,20 @@ impl Transport {
                 Err(status) => self.send_status(&status, out),
             }
         }
-        self.handler_returned();
+        if let Some(call) = &mut self.call {
+            call.running = false;
+        }
     }
 
     fn send_status(&mut self, status: &Status, out: &mut BytesMut) {
         let Some(call) = &mut self.call else { return };
         let id = call.next_id();
-        write_whole(Kind::ERROR, id, status.encoded_len(), out, |out| {
-            status.encode(out)
-        });
+        let len = status.encoded_len();
+        write_whole(Kind::ERROR, id, len, out, |out| status.encode(out));
         call.terminate(SendEnd::Gone, ReceiveEnd::Eof);
     }
 
-    /// The handler is gone, with or without a result. Messages that still come for it are discarded from here on.
+    /// The handler is gone without a result. What still comes for it is discarded from here on.
     pub(super) fn handler_returned(&mut self) {
         if let Some(call) = &mut self.call {
             call.terminate(SendEnd::Gone, ReceiveEnd::Failed(Status::canceled()));
@@ -394,7 +414,7 @@ fn on_own_packet(call: &mut Call, packet: Packet) -> Result<Option<Event>, Trans
     let open = call.recv.is_none();
     match packet.kind {
         Kind::INVOKE => return Err(ProtocolError::InvokeOnExistingStream.into()),
-        Kind::MESSAGE if open => return Ok(Some(Event::Message(packet.data))),
+        Kind::MESSAGE if open && call.running => return Ok(Some(Event::Message(packet.data))),
         Kind::MESSAGE => {}
         Kind::CLOSE_SEND => {
             call.recv.get_or_insert(ReceiveEnd::Eof);
@@ -407,7 +427,7 @@ fn on_own_packet(call: &mut Call, packet: Packet) -> Result<Option<Event>, Trans
         Kind::ERROR => call.terminate(SendEnd::Gone, ReceiveEnd::Failed(Status::decode(&packet.data))),
         Kind::CANCEL => call.terminate(SendEnd::Gone, ReceiveEnd::Failed(Status::canceled())),
         _ if packet.control => {}
-        kind => return Err(ProtocolError::unexpected(kind).into()),
+        kind => return Err(ProtocolError::UnexpectedKind(kind).into()),
     }
     Ok(None)
 }

@@ -76,25 +76,23 @@ impl Status {
 
     /// Reads the body of an Error packet; one that is too short is shown as Go shows it.
     pub(super) fn decode(body: &[u8]) -> Self {
-        match body.split_first_chunk::<CODE_LEN>() {
-            Some((code, text)) => Self::new(
-                u64::from_be_bytes(*code),
-                String::from_utf8_lossy(text).into_owned(),
-            ),
-            None => {
-                let text = String::from_utf8_lossy(body);
-                Self::message(format!("{text} (drpcwire note: invalid error data)"))
-            }
-        }
+        let Some((code, text)) = body.split_first_chunk::<CODE_LEN>() else {
+            let text = String::from_utf8_lossy(body);
+            return Self::message(format!("{text} (drpcwire note: invalid error data)"));
+        };
+        Self::new(
+            u64::from_be_bytes(*code),
+            String::from_utf8_lossy(text).into_owned(),
+        )
     }
 }
 
 /// A rule of DRPC that a peer broke. It ends the transport without a word to the peer.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProtocolError {
     /// A number of more than ten bytes.
-    #[error("protocol error: varint too long")]
+    #[error("protocol error: drpc: varint too long")]
     VarintTooLong,
     /// A packet id that is lower than one before it.
     #[error("protocol error: id monotonicity violation (fr:{frame} r:{last})")]
@@ -108,9 +106,9 @@ pub enum ProtocolError {
     #[error("protocol error: packet kind change (fr:{frame} pkt:{packet})")]
     KindChange {
         /// Kind of the later frame.
-        frame: String,
+        frame: Kind,
         /// Kind of the packet so far.
-        packet: String,
+        packet: Kind,
     },
     /// A packet of more bytes than a packet may have.
     #[error("protocol error: data overflow (len:{length})")]
@@ -123,20 +121,7 @@ pub enum ProtocolError {
     InvokeOnExistingStream,
     /// A packet that means nothing where it came.
     #[error("internal error: unknown packet kind: {0}")]
-    UnexpectedKind(String),
-}
-
-impl ProtocolError {
-    pub(super) fn kind_change(frame: Kind, packet: Kind) -> Self {
-        Self::KindChange {
-            frame: frame.to_string(),
-            packet: packet.to_string(),
-        }
-    }
-
-    pub(super) fn unexpected(kind: Kind) -> Self {
-        Self::UnexpectedKind(kind.to_string())
-    }
+    UnexpectedKind(Kind),
 }
 
 /// Why a transport ended.
@@ -220,7 +205,7 @@ mod tests {
                 "manager closed: protocol error: data overflow (len:4194305)",
             ),
             (
-                ProtocolError::unexpected(Kind::unknown(8)).into(),
+                ProtocolError::UnexpectedKind(Kind::unknown(8)).into(),
                 "manager closed: internal error: unknown packet kind: Kind(8)",
             ),
             (TransportError::InvalidMetadata, "invalid data"),

@@ -23,9 +23,9 @@ pub(super) const SPLIT_SIZE: usize = 64 * 1024;
 /// Bytes of the longest header: the control byte and three varints.
 pub(super) const MAX_HEADER: usize = 1 + 3 * varint::MAX_LEN;
 
-/// What a packet is.
+/// What a packet is: six bits, of which seven values have a meaning.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Kind(u8);
+pub struct Kind(u8);
 
 impl Kind {
     pub(super) const INVOKE: Self = Self(1);
@@ -136,7 +136,8 @@ impl Header {
 
 /// Appends a packet whose `len` bytes of data `write` appends, split into frames of [`SPLIT_SIZE`].
 ///
-/// A packet that fits one frame, nearly every one, is written straight into `out`.
+/// A packet that fits one frame, nearly every one, is written where it stays. A larger one is written behind the room that
+/// its headers take together; then each part moves once, towards the front and behind its own header.
 pub(super) fn write_split(
     kind: Kind,
     id: PacketId,
@@ -147,20 +148,35 @@ pub(super) fn write_split(
     if len <= SPLIT_SIZE {
         return write_whole(kind, id, len, out, write);
     }
-    let mut data = BytesMut::with_capacity(len);
-    write(&mut data);
-    let last = data.len().div_ceil(SPLIT_SIZE) - 1;
-    out.reserve(data.len() + (last + 1) * MAX_HEADER);
-    for (index, part) in data.chunks(SPLIT_SIZE).enumerate() {
-        let header = Header {
+    let frames = len.div_ceil(SPLIT_SIZE);
+    out.reserve(len + frames * MAX_HEADER);
+    let header = |done, data: usize| {
+        let mut bytes = Vec::with_capacity(MAX_HEADER);
+        Header {
             kind,
             control: false,
-            done: index == last,
+            done,
             id,
-            length: length(part.len()),
-        };
-        header.encode(out);
-        out.extend_from_slice(part);
+            length: length(data),
+        }
+        .encode(&mut bytes);
+        bytes
+    };
+    let full = header(false, SPLIT_SIZE);
+    let last = header(true, len - (frames - 1) * SPLIT_SIZE);
+    let mut to = out.len();
+    let mut from = to + (frames - 1) * full.len() + last.len();
+    out.resize(from, 0);
+    write(out);
+    debug_assert_eq!(out.len() - from, len, "the announced length is the written one");
+    for index in 1..=frames {
+        let header = if index == frames { &last } else { &full };
+        out[to..to + header.len()].copy_from_slice(header);
+        to += header.len();
+        let part = SPLIT_SIZE.min(out.len() - from);
+        out.copy_within(from..from + part, to);
+        to += part;
+        from += part;
     }
 }
 
@@ -201,53 +217,41 @@ mod tests {
         PacketId { stream, message }
     }
 
+    /// A header as text: control bit, done bit, kind, id, length.
+    fn show(header: &Header) -> String {
+        let Header {
+            kind,
+            control,
+            done,
+            id,
+            length,
+        } = header;
+        format!("{} {} {kind} {id} {length}", u8::from(*control), u8::from(*done))
+    }
+
     #[test]
     fn golden_headers() {
-        let cases: [(&[u8], Kind, bool, bool, PacketId, u64); 6] = [
-            (&[0x03, 0x01, 0x01, 0x0a], Kind::INVOKE, false, true, id(1, 1), 10),
-            (
-                &[0x04, 0x01, 0x02, 0x02],
-                Kind::MESSAGE,
-                false,
-                false,
-                id(1, 2),
-                2,
-            ),
-            (&[0x89, 0x01, 0x04, 0x00], Kind::CANCEL, true, true, id(1, 4), 0),
-            (
-                &[0x91, 0x01, 0x04, 0x00],
-                Kind::unknown(8),
-                true,
-                true,
-                id(1, 4),
-                0,
-            ),
-            (
-                &[0x0d, 0x01, 0x03, 0x00],
-                Kind::CLOSE_SEND,
-                false,
-                true,
-                id(1, 3),
-                0,
-            ),
+        let cases: [(&[u8], &str); 13] = [
+            (&[0x01, 0x01, 0x01, 0x00], "0 1 Kind(0) <id s:1 m:1> 0"),
+            (&[0x03, 0x01, 0x01, 0x00], "0 1 Invoke <id s:1 m:1> 0"),
+            (&[0x05, 0x01, 0x01, 0x00], "0 1 Message <id s:1 m:1> 0"),
+            (&[0x07, 0x01, 0x01, 0x00], "0 1 Error <id s:1 m:1> 0"),
+            (&[0x89, 0x01, 0x04, 0x00], "1 1 Cancel <id s:1 m:4> 0"),
+            (&[0x0b, 0x01, 0x01, 0x00], "0 1 Close <id s:1 m:1> 0"),
+            (&[0x0d, 0x01, 0x01, 0x00], "0 1 CloseSend <id s:1 m:1> 0"),
+            (&[0x0f, 0x01, 0x01, 0x00], "0 1 InvokeMetadata <id s:1 m:1> 0"),
+            (&[0x91, 0x01, 0x04, 0x00], "1 1 Kind(8) <id s:1 m:4> 0"),
+            (&[0x7f, 0x01, 0x01, 0x00], "0 1 Kind(63) <id s:1 m:1> 0"),
+            (&[0x03, 0x01, 0x01, 0x0a], "0 1 Invoke <id s:1 m:1> 10"),
+            (&[0x04, 0x01, 0x02, 0x02], "0 0 Message <id s:1 m:2> 2"),
             (
                 &[0x05, 0xac, 0x02, 0x02, 0xac, 0x02],
-                Kind::MESSAGE,
-                false,
-                true,
-                id(300, 2),
-                300,
+                "0 1 Message <id s:300 m:2> 300",
             ),
         ];
-        for (bytes, kind, control, done, id, length) in cases {
-            let header = Header {
-                kind,
-                control,
-                done,
-                id,
-                length,
-            };
-            assert_eq!(Header::decode(bytes).unwrap(), Some((header, bytes.len())));
+        for (bytes, shown) in cases {
+            let (header, len) = Header::decode(bytes).unwrap().unwrap();
+            assert_eq!((show(&header).as_str(), len), (shown, bytes.len()));
             assert_eq!(Header::decode(&bytes[..bytes.len() - 1]).unwrap(), None);
             let mut out = Vec::new();
             header.encode(&mut out);
@@ -255,35 +259,53 @@ mod tests {
         }
     }
 
-    #[test]
-    fn kinds_print_as_go_prints_them() {
-        assert_eq!(Kind::INVOKE_METADATA.to_string(), "InvokeMetadata");
-        assert_eq!(Kind::unknown(0).to_string(), "Kind(0)");
-        assert_eq!(Kind::unknown(63).to_string(), "Kind(63)");
+    /// Lengths and done bits of the frames in `bytes`, all of which have `of`, and their data.
+    fn frames(of: PacketId, mut bytes: &[u8]) -> (Vec<(usize, bool)>, Vec<u8>) {
+        let (mut frames, mut data) = (Vec::new(), Vec::new());
+        while let Some((header, len)) = Header::decode(bytes).unwrap() {
+            assert_eq!(header.id, of);
+            let length = usize::try_from(header.length).unwrap();
+            data.extend_from_slice(&bytes[len..len + length]);
+            frames.push((length, header.done));
+            bytes = &bytes[len + length..];
+        }
+        (frames, data)
     }
 
     #[test]
     fn wire_027_a_reply_of_200_000_bytes_is_split_at_64_kib() {
-        let mut out = BytesMut::new();
-        write_split(Kind::MESSAGE, id(1, 1), 200_000, &mut out, |data| {
-            data.put_bytes(7, 200_000)
+        let data: Vec<u8> = (0..200_000_u32).map(|index| index.to_le_bytes()[1]).collect();
+        let mut out = BytesMut::from("before");
+        write_split(Kind::MESSAGE, id(1, 1), data.len(), &mut out, |out| {
+            out.put_slice(&data);
         });
-        let mut lengths = Vec::new();
-        let mut rest = &out[..];
-        while let Some((header, len)) = Header::decode(rest).unwrap() {
-            assert_eq!(header.id, id(1, 1));
-            lengths.push((header.length, header.done));
-            rest = &rest[len + usize::try_from(header.length).unwrap()..];
+        assert_eq!(&out[..6], b"before");
+        let expected = vec![(65_536, false), (65_536, false), (65_536, false), (3_392, true)];
+        assert_eq!(frames(id(1, 1), &out[6..]), (expected, data));
+    }
+
+    #[test]
+    fn a_packet_is_split_only_above_64_kib() {
+        let cases = [
+            (SPLIT_SIZE - 1, vec![(SPLIT_SIZE - 1, true)]),
+            (SPLIT_SIZE, vec![(SPLIT_SIZE, true)]),
+            (SPLIT_SIZE + 1, vec![(SPLIT_SIZE, false), (1, true)]),
+            (2 * SPLIT_SIZE, vec![(SPLIT_SIZE, false), (SPLIT_SIZE, true)]),
+        ];
+        for (len, expected) in cases {
+            let mut out = BytesMut::new();
+            write_split(Kind::INVOKE, id(300, 200), len, &mut out, |out| {
+                out.put_bytes(7, len);
+            });
+            assert_eq!(frames(id(300, 200), &out), (expected, vec![7; len]));
         }
-        assert_eq!(
-            lengths,
-            [(65_536, false), (65_536, false), (65_536, false), (3_392, true)]
-        );
     }
 
     proptest! {
         #[test]
-        fn what_is_encoded_is_decoded(kind in 0_u8..64, control: bool, done: bool, stream: u64, message: u64, length: u64) {
+        fn what_is_encoded_is_decoded(
+            kind in 0_u8..64, control: bool, done: bool, stream: u64, message: u64, length: u64,
+        ) {
             let header = Header { kind: Kind(kind), control, done, id: id(stream, message), length };
             let mut out = Vec::new();
             header.encode(&mut out);

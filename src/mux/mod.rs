@@ -16,7 +16,7 @@ pub(crate) mod testing;
 mod varint;
 
 pub use error::{ProtocolError, Status, TransportError};
-pub use frame::PacketId;
+pub use frame::{Kind, PacketId};
 pub use metadata::Metadata;
 pub use packet::MAX_PACKET;
 pub use quote::quote;

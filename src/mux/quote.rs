@@ -51,23 +51,16 @@ fn push_escaped(character: char, out: &mut String) {
 
 /// Letters, marks, numbers, punctuation, symbols and the ASCII space, as Go's `unicode.IsPrint` has it.
 ///
-/// The standard library's own escaping knows the unprintable characters; it differs from Go only in escaping combining
-/// marks, which are printable in Go, and in leaving other spaces alone.
+/// The standard library has the same rule inside a debug-escaped text, where it escapes all other characters. At the
+/// front of a text it escapes combining marks too; hence the letter. Compared with Go for every character: they differ
+/// only where the standard library knows a newer Unicode than Go's 15.
 fn is_print(character: char) -> bool {
-    if character == ' ' {
-        return true;
+    if character.is_ascii() {
+        return matches!(character, ' '..='~');
     }
-    if character.is_control() || character.is_whitespace() {
-        return false;
-    }
-    let escaped = matches!(character.escape_debug().next(), Some('\\')) && character.escape_debug().len() > 2;
-    !escaped || is_combining(character)
-}
-
-/// The blocks of combining marks that `escape_debug` escapes although Go prints them.
-fn is_combining(character: char) -> bool {
-    matches!(u32::from(character), 0x300..=0x36f | 0x483..=0x489 | 0x591..=0x5bd | 0x1ab0..=0x1ace
-        | 0x1dc0..=0x1dff | 0x20d0..=0x20f0 | 0xfe00..=0xfe0f | 0xfe20..=0xfe2f)
+    let mut text = [b'a', 0, 0, 0, 0];
+    let len = character.encode_utf8(&mut text[1..]).len();
+    str::from_utf8(&text[..=len]).is_ok_and(|text| !text.escape_debug().any(|escaped| escaped == '\\'))
 }
 
 #[cfg(test)]
@@ -90,6 +83,12 @@ mod tests {
         assert_eq!(quote("\u{80}\u{a0}\u{feff}"), r#""\u0080\u00a0\ufeff""#);
         assert_eq!(quote("\u{e0001}"), r#""\U000e0001""#);
         assert_eq!(quote("日本 ✓ e\u{301}"), "\"日本 ✓ e\u{301}\"");
+        assert_eq!(quote("\u{93c}\u{fe0f}\u{fffd}"), "\"\u{93c}\u{fe0f}\u{fffd}\"");
+        assert_eq!(
+            quote("\u{200c}\u{ad}\u{3000}\u{e000}"),
+            r#""\u200c\u00ad\u3000\ue000""#
+        );
+        assert_eq!(quote(b"\xe2\x82A\xed\xa0\x80"), r#""\xe2\x82A\xed\xa0\x80""#);
         assert_eq!(quote("'"), "\"'\"");
         assert_eq!(quote(b""), "\"\"");
     }
