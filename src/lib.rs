@@ -1,8 +1,11 @@
 //! drpcd: the server that existing Go workspace agents connect to.
 
 pub mod clock;
+pub mod config;
+pub mod duration;
 pub mod ids;
 pub mod mux;
 pub mod proto;
 pub mod seed;
 pub mod store;
+pub mod telemetry;
