@@ -4,6 +4,7 @@
 //! bytes come out.
 
 mod error;
+pub mod pipe;
 mod quote;
 mod registry;
 mod stream;
