@@ -3,13 +3,21 @@
 //! Knows nothing of agents, HTTP or SQL. The protocol cores are sans-IO: bytes and the current time go in, events and
 //! bytes come out.
 
+mod call;
 mod error;
+mod frame;
+mod metadata;
+mod packet;
 pub mod pipe;
 mod quote;
 mod registry;
 mod stream;
+mod varint;
 
-pub use error::Status;
+pub use error::{ProtocolError, Status, TransportError};
+pub use frame::PacketId;
+pub use metadata::Metadata;
+pub use packet::MAX_PACKET;
 pub use quote::quote;
 pub use registry::{HandlerFuture, Interceptor, Method, Outcome, Registry, Shape};
 pub use stream::{AnyMessage, CallStream, Inbound, Outbound, Reply};

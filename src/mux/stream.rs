@@ -45,6 +45,11 @@ impl Reply {
         Self(Box::new(message))
     }
 
+    /// Takes a message whose type is forgotten already.
+    pub fn erased(message: Box<dyn AnyMessage>) -> Self {
+        Self(message)
+    }
+
     /// The message.
     pub fn as_message(&self) -> &dyn AnyMessage {
         &*self.0
