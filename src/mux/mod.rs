@@ -11,6 +11,7 @@ mod packet;
 pub mod pipe;
 mod quote;
 mod registry;
+mod session;
 mod stream;
 mod varint;
 
