@@ -8,8 +8,10 @@ mod error;
 mod frame;
 mod metadata;
 mod packet;
+pub mod pipe;
 mod quote;
 mod registry;
+mod session;
 mod stream;
 mod varint;
 
