@@ -19,7 +19,7 @@ use std::future::Future;
 use std::sync::{Arc, OnceLock};
 
 use axum::Router;
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::map_response;
 use axum::response::Response;
 use axum::routing::{any, get};
@@ -30,7 +30,7 @@ use tokio_util::task::TaskTracker;
 
 pub use error::ApiError;
 pub use health::BUILD_VERSION;
-pub use listener::{Listener, serve_text};
+pub use listener::Listener;
 pub use websocket::WebSocketPipe;
 
 use crate::clock::Clock;
@@ -39,6 +39,8 @@ use crate::store::{Authenticated, StoreError};
 
 /// Sent with every answer, as the original does.
 const BUILD_VERSION_HEADER: HeaderName = HeaderName::from_static("x-coder-build-version");
+
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The rest of the server, as the routes see it.
 pub trait SessionHost: Send + Sync + 'static {
@@ -91,14 +93,20 @@ pub struct App<H> {
 
 impl<H> fmt::Debug for App<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("App").field("open", &self.host.get().is_some()).finish_non_exhaustive()
+        f.debug_struct("App")
+            .field("open", &self.host.get().is_some())
+            .finish_non_exhaustive()
     }
 }
 
 impl<H: SessionHost> App<H> {
     /// Routes that are alive but not ready. `max_sessions` of 0 is unlimited.
     pub fn new(clock: Clock, api_max_minor: u32, max_sessions: usize) -> Self {
-        let places = if max_sessions == 0 { Semaphore::MAX_PERMITS } else { max_sessions };
+        let places = if max_sessions == 0 {
+            Semaphore::MAX_PERMITS
+        } else {
+            max_sessions
+        };
         Self {
             host: OnceLock::new(),
             clock,
@@ -140,8 +148,19 @@ pub fn router<H: SessionHost>(app: Arc<App<H>>) -> Router {
         .with_state(app)
 }
 
+/// The one route of the metrics address.
+pub fn metrics_router(text: impl Fn() -> String + Clone + Send + Sync + 'static) -> Router {
+    let metrics = move || {
+        let body = text();
+        async move { ([(header::CONTENT_TYPE, OPEN_METRICS)], body) }
+    };
+    Router::new().route("/metrics", get(metrics))
+}
+
 async fn stamp(mut response: Response) -> Response {
-    response.headers_mut().insert(BUILD_VERSION_HEADER, HeaderValue::from_static(BUILD_VERSION));
+    response
+        .headers_mut()
+        .insert(BUILD_VERSION_HEADER, HeaderValue::from_static(BUILD_VERSION));
     response
 }
 

@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod config;
 pub mod duration;
+pub mod http;
 pub mod ids;
 pub mod mux;
 pub mod proto;

@@ -1,6 +1,6 @@
 use super::*;
 
-use clap::Command;
+use clap::{Command, FromArgMatches as _};
 
 #[derive(clap::Subcommand, Debug)]
 enum Verb {

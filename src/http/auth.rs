@@ -33,13 +33,17 @@ pub(super) fn token(request: &Parts) -> Result<AgentToken, ApiError> {
         ApiError::new(StatusCode::UNAUTHORIZED, message)
     })?;
     parse_uuid(&text).map(AgentToken::new).ok_or_else(|| {
-        ApiError::new(StatusCode::UNAUTHORIZED, "Workspace agent token invalid.")
-            .detail(format!("An agent token must be a valid UUIDv4. (len {})", text.len()))
+        ApiError::new(StatusCode::UNAUTHORIZED, "Workspace agent token invalid.").detail(format!(
+            "An agent token must be a valid UUIDv4. (len {})",
+            text.len()
+        ))
     })
 }
 
 /// What the store's answer means for the agent.
-pub(super) fn authorized(found: Result<Option<Authenticated>, StoreError>) -> Result<Authenticated, ApiError> {
+pub(super) fn authorized(
+    found: Result<Option<Authenticated>, StoreError>,
+) -> Result<Authenticated, ApiError> {
     match found {
         Ok(Some(authenticated)) => Ok(authenticated),
         Ok(None) => Err(ApiError::new(StatusCode::UNAUTHORIZED, "Workspace agent not authorized.").detail(
@@ -66,7 +70,11 @@ fn find(request: &Parts) -> Option<Vec<u8>> {
     cookie(headers, TOKEN_COOKIE)
         .and_then(non_empty)
         .or_else(|| from_query(TOKEN_COOKIE))
-        .or_else(|| headers.get(TOKEN_HEADER).and_then(|value| non_empty(value.as_bytes())))
+        .or_else(|| {
+            headers
+                .get(TOKEN_HEADER)
+                .and_then(|value| non_empty(value.as_bytes()))
+        })
         .or_else(|| bearer(headers).and_then(non_empty))
         .or_else(|| from_query(ACCESS_TOKEN))
 }
@@ -122,12 +130,16 @@ fn parse_uuid(text: &[u8]) -> Option<Uuid> {
         return None;
     }
     let digits = hyphenated.iter().enumerate();
-    let digits = digits.filter(|(at, _)| !matches!(at, 8 | 13 | 18 | 23)).map(|(_, &digit)| digit);
+    let digits = digits
+        .filter(|(at, _)| !matches!(at, 8 | 13 | 18 | 23))
+        .map(|(_, &digit)| digit);
     Some(Uuid::from_u128(hex(digits)?))
 }
 
 fn hex(digits: impl Iterator<Item = u8>) -> Option<u128> {
-    digits.map(|digit| char::from(digit).to_digit(16)).try_fold(0, |number, digit| Some(number << 4 | u128::from(digit?)))
+    digits
+        .map(|digit| char::from(digit).to_digit(16))
+        .try_fold(0, |number, digit| Some(number << 4 | u128::from(digit?)))
 }
 
 #[cfg(test)]
@@ -139,7 +151,9 @@ mod tests {
     const ID: &str = "c42fdf75-3097-471c-8c33-fb52454d81c0";
 
     fn request(uri: &str, headers: &[(&str, &str)]) -> Parts {
-        let builder = headers.iter().fold(Request::get(uri), |builder, (name, value)| builder.header(*name, *value));
+        let builder = headers.iter().fold(Request::get(uri), |builder, (name, value)| {
+            builder.header(*name, *value)
+        });
         builder.body(()).unwrap().into_parts().0
     }
 
@@ -149,7 +163,11 @@ mod tests {
 
     #[test]
     fn every_place_for_a_token_is_looked_at_in_order() {
-        let all = [("cookie", "x=1; coder_session_token=a"), ("coder-session-token", "c"), ("authorization", "Bearer d")];
+        let all = [
+            ("cookie", "x=1; coder_session_token=a"),
+            ("coder-session-token", "c"),
+            ("authorization", "Bearer d"),
+        ];
         let uri = "/?coder_session_token=b&access_token=e";
         assert_eq!(found(uri, &all).as_deref(), Some("a"));
         assert_eq!(found(uri, &all[1..]).as_deref(), Some("b"));
@@ -161,7 +179,11 @@ mod tests {
 
     #[test]
     fn an_empty_place_is_passed_over() {
-        let headers = [("cookie", "coder_session_token="), ("coder-session-token", ""), ("authorization", "bearer t")];
+        let headers = [
+            ("cookie", "coder_session_token="),
+            ("coder-session-token", ""),
+            ("authorization", "bearer t"),
+        ];
         assert_eq!(found("/?coder_session_token=", &headers).as_deref(), Some("t"));
     }
 
@@ -169,7 +191,10 @@ mod tests {
     fn cookies_are_read_as_go_reads_them() {
         for (line, token) in [
             ("coder_session_token=\"quoted\"", Some("quoted")),
-            ("a=b;coder_session_token=first; coder_session_token=second", Some("first")),
+            (
+                "a=b;coder_session_token=first; coder_session_token=second",
+                Some("first"),
+            ),
             ("xcoder_session_token=no", None),
             ("coder_session_token", None),
             ("other", None),
@@ -180,8 +205,17 @@ mod tests {
 
     #[test]
     fn only_the_bearer_scheme_is_taken() {
-        for (value, token) in [("BEARER x", Some("x")), ("Basic x", None), ("Bearer", None), ("Bearer ", None)] {
-            assert_eq!(found("/", &[("authorization", value)]).as_deref(), token, "{value}");
+        for (value, token) in [
+            ("BEARER x", Some("x")),
+            ("Basic x", None),
+            ("Bearer", None),
+            ("Bearer ", None),
+        ] {
+            assert_eq!(
+                found("/", &[("authorization", value)]).as_deref(),
+                token,
+                "{value}"
+            );
         }
     }
 
@@ -206,7 +240,14 @@ mod tests {
     fn what_is_no_uuid_is_refused_with_its_length() {
         let urn = format!("urn:xxxx:{ID}");
         let spaced = format!(" {ID}");
-        for text in ["abc", "", "gggggggggggggggggggggggggggggggg", "c42fdf75x3097-471c-8c33-fb52454d81c0", &urn, &spaced] {
+        for text in [
+            "abc",
+            "",
+            "gggggggggggggggggggggggggggggggg",
+            "c42fdf75x3097-471c-8c33-fb52454d81c0",
+            &urn,
+            &spaced,
+        ] {
             assert_eq!(parse_uuid(text.as_bytes()), None, "{text}");
         }
         let error = token(&request("/", &[("coder-session-token", "abc")])).unwrap_err();

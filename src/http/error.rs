@@ -39,7 +39,11 @@ pub struct Validation {
 impl ApiError {
     /// A refusal without detail.
     pub fn new(status: StatusCode, message: impl Into<Cow<'static, str>>) -> Self {
-        let body = Body { message: message.into(), detail: Cow::Borrowed(""), validations: Vec::new() };
+        let body = Body {
+            message: message.into(),
+            detail: Cow::Borrowed(""),
+            validations: Vec::new(),
+        };
         Self { status, body }
     }
 
@@ -82,8 +86,14 @@ pub(super) fn json(body: &impl Serialize) -> Response {
 /// A refusal in plain text, as Go's `http.Error` writes it.
 pub(super) fn plain(status: StatusCode, text: &str) -> Response {
     let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8")),
-        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("text/plain; charset=utf-8"),
+        ),
+        (
+            header::X_CONTENT_TYPE_OPTIONS,
+            HeaderValue::from_static("nosniff"),
+        ),
     ];
     (status, headers, format!("{text}\n")).into_response()
 }
@@ -116,7 +126,10 @@ mod tests {
     fn keys_stand_in_the_order_of_go_and_empty_ones_are_left_out() {
         let error = ApiError::new(StatusCode::BAD_REQUEST, "m");
         assert_eq!(go_json(&error.body), "{\"message\":\"m\"}\n");
-        let error = error.detail("d").validation(Validation { field: "version", detail: "v".to_owned() });
+        let error = error.detail("d").validation(Validation {
+            field: "version",
+            detail: "v".to_owned(),
+        });
         assert_eq!(
             go_json(&error.body),
             "{\"message\":\"m\",\"detail\":\"d\",\"validations\":[{\"field\":\"version\",\"detail\":\"v\"}]}\n"
@@ -125,7 +138,10 @@ mod tests {
 
     #[test]
     fn characters_are_escaped_as_go_escapes_them() {
-        let error = ApiError::new(StatusCode::BAD_REQUEST, "<a> & \"b\" \\ \n\r\t\u{8}\u{c}\u{1}\u{2028}\u{2029}\u{7f}é");
+        let error = ApiError::new(
+            StatusCode::BAD_REQUEST,
+            "<a> & \"b\" \\ \n\r\t\u{8}\u{c}\u{1}\u{2028}\u{2029}\u{7f}é",
+        );
         assert_eq!(
             go_json(&error.body),
             "{\"message\":\"\\u003ca\\u003e \\u0026 \\\"b\\\" \\\\ \\n\\r\\t\\b\\f\\u0001\\u2028\\u2029\u{7f}é\"}\n"

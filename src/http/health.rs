@@ -47,5 +47,10 @@ pub(super) async fn buildinfo<H: SessionHost>(State(app): State<Arc<App<H>>>) ->
 }
 
 fn text(status: StatusCode, text: &'static str) -> Response {
-    (status, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
+    (
+        status,
+        [(header::CONTENT_TYPE, "text/plain; charset=utf-8")],
+        text,
+    )
+        .into_response()
 }

@@ -1,6 +1,5 @@
 //! Accepting connections and speaking HTTP/1.1 on them until they end or become sessions.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;

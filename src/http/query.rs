@@ -33,7 +33,13 @@ mod tests {
     #[test]
     fn the_first_value_counts_and_is_decoded() {
         let query = Some("a=1&b=x%20y+z&a=2&c&=&d=");
-        for (name, value) in [("a", Some("1")), ("b", Some("x y z")), ("c", Some("")), ("d", Some("")), ("e", None)] {
+        for (name, value) in [
+            ("a", Some("1")),
+            ("b", Some("x y z")),
+            ("c", Some("")),
+            ("d", Some("")),
+            ("e", None),
+        ] {
             assert_eq!(first(query, name).as_deref(), value, "{name}");
         }
         assert_eq!(first_non_empty(query, "d"), None);

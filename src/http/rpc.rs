@@ -41,7 +41,10 @@ pub(super) async fn handshake<H: SessionHost>(State(app): State<Arc<App<H>>>, re
         Err(response) => return response,
     };
     let Some(upgraded) = request.extensions.remove::<OnUpgrade>() else {
-        return plain(StatusCode::UPGRADE_REQUIRED, "WebSocket protocol violation: connection cannot be upgraded");
+        return plain(
+            StatusCode::UPGRADE_REQUIRED,
+            "WebSocket protocol violation: connection cannot be upgraded",
+        );
     };
     let app = Arc::clone(&app);
     // A task of its own, which ends as the session's begins: a session keeps nothing of its handshake.
@@ -78,14 +81,24 @@ async fn admit<H: SessionHost>(
     let authenticated = auth::authorized(found)?;
 
     let url = request.uri.query();
-    let api_version = query::first_non_empty(url, "version").map_or(version::DEFAULT.to_owned(), |v| v.into_owned());
+    let api_version =
+        query::first_non_empty(url, "version").map_or(version::DEFAULT.to_owned(), |v| v.into_owned());
     version::validate(&api_version, app.api_max_minor).map_err(|detail| {
-        ApiError::new(StatusCode::BAD_REQUEST, "Unknown or unsupported API version")
-            .validation(Validation { field: "version", detail })
+        ApiError::new(StatusCode::BAD_REQUEST, "Unknown or unsupported API version").validation(Validation {
+            field: "version",
+            detail,
+        })
     })?;
 
     let role = query::first_non_empty(url, "role").map(std::borrow::Cow::into_owned);
-    Ok((NewSession { authenticated, api_version, role }, permit))
+    Ok((
+        NewSession {
+            authenticated,
+            api_version,
+            role,
+        },
+        permit,
+    ))
 }
 
 /// Agents and clients come again after this one.

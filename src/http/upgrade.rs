@@ -38,13 +38,26 @@ fn verify(request: &Parts) -> Result<&[u8], Response<Body>> {
     let headers = &request.headers;
     let violation = |rest: String| format!("WebSocket protocol violation: {rest}");
     if request.version < Version::HTTP_11 {
-        let text = format!("handshake request must be at least HTTP/1.1: {}", quote(format!("{:?}", request.version)));
+        let text = format!(
+            "handshake request must be at least HTTP/1.1: {}",
+            quote(format!("{:?}", request.version))
+        );
         return Err(plain(StatusCode::UPGRADE_REQUIRED, &violation(text)));
     }
     for (name, token) in [(header::CONNECTION, "Upgrade"), (header::UPGRADE, "websocket")] {
         if !has_token(headers, &name, token) {
-            let (title, value) = (if token == "Upgrade" { "Connection" } else { "Upgrade" }, first(headers, &name));
-            let text = violation(format!("{title} header {} does not contain {token}", quote(value)));
+            let (title, value) = (
+                if token == "Upgrade" {
+                    "Connection"
+                } else {
+                    "Upgrade"
+                },
+                first(headers, &name),
+            );
+            let text = violation(format!(
+                "{title} header {} does not contain {token}",
+                quote(value)
+            ));
             let mut response = plain(StatusCode::UPGRADE_REQUIRED, &text);
             response.headers_mut().insert(header::CONNECTION, UPGRADE);
             response.headers_mut().insert(header::UPGRADE, WEBSOCKET);
@@ -52,14 +65,22 @@ fn verify(request: &Parts) -> Result<&[u8], Response<Body>> {
         }
     }
     if request.method != Method::GET {
-        let text = format!("handshake request method is not GET but {}", quote(request.method.as_str()));
+        let text = format!(
+            "handshake request method is not GET but {}",
+            quote(request.method.as_str())
+        );
         return Err(plain(StatusCode::METHOD_NOT_ALLOWED, &violation(text)));
     }
     let version = first(headers, &header::SEC_WEBSOCKET_VERSION);
     if version != PROTOCOL_VERSION.as_bytes() {
-        let text = format!("unsupported WebSocket protocol version (only 13 is supported): {}", quote(version));
+        let text = format!(
+            "unsupported WebSocket protocol version (only 13 is supported): {}",
+            quote(version)
+        );
         let mut response = plain(StatusCode::BAD_REQUEST, &text);
-        response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, PROTOCOL_VERSION);
+        response
+            .headers_mut()
+            .insert(header::SEC_WEBSOCKET_VERSION, PROTOCOL_VERSION);
         return Err(response);
     }
     let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).into_iter();
@@ -71,7 +92,10 @@ fn verify(request: &Parts) -> Result<&[u8], Response<Body>> {
             if STANDARD.decode(key).is_ok_and(|nonce| nonce.len() == 16) {
                 return Ok(key);
             }
-            format!("invalid Sec-WebSocket-Key {}, must be a 16 byte base64 encoded string", quote(key))
+            format!(
+                "invalid Sec-WebSocket-Key {}, must be a 16 byte base64 encoded string",
+                quote(key)
+            )
         }
     };
     Err(plain(StatusCode::BAD_REQUEST, &violation(text)))
@@ -94,17 +118,29 @@ fn authenticate_origin(request: &Parts) -> Result<(), String> {
     Err(if origin_host.is_empty() {
         format!("request Origin {} is not a valid URL with a host", quote(origin))
     } else {
-        format!("request Origin {} is not authorized for Host {}", quote(origin_host), quote(host))
+        format!(
+            "request Origin {} is not authorized for Host {}",
+            quote(origin_host),
+            quote(host)
+        )
     })
 }
 
 /// Host and port of a URL, as it writes them; empty when it has none.
 fn host_of(url: &[u8]) -> &[u8] {
-    let Some(colon) = url.windows(3).position(|window| window == b"://") else { return &[] };
+    let Some(colon) = url.windows(3).position(|window| window == b"://") else {
+        return &[];
+    };
     let rest = &url[colon + 3..];
-    let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#')).unwrap_or(rest.len());
+    let end = rest
+        .iter()
+        .position(|byte| matches!(byte, b'/' | b'?' | b'#'))
+        .unwrap_or(rest.len());
     let authority = &rest[..end];
-    let user = authority.iter().rposition(|&byte| byte == b'@').map_or(0, |at| at + 1);
+    let user = authority
+        .iter()
+        .rposition(|&byte| byte == b'@')
+        .map_or(0, |at| at + 1);
     &authority[user..]
 }
 

@@ -11,12 +11,19 @@ pub(super) const DEFAULT: &str = "2.0";
 
 /// Checks a requested version against `MAJOR.max_minor`. The error is the text for the client.
 pub(super) fn validate(requested: &str, max_minor: u32) -> Result<(), String> {
-    let Some((major, minor)) = requested.split_once('.').filter(|(_, minor)| !minor.contains('.')) else {
+    let Some((major, minor)) = requested
+        .split_once('.')
+        .filter(|(_, minor)| !minor.contains('.'))
+    else {
         return Err(format!("invalid version string: {requested}"));
     };
     // Go's `strconv.Atoi` and this take the same texts: an optional sign, digits, 64 bits.
-    let major: i64 = major.parse().map_err(|_| format!("invalid major version: {requested}"))?;
-    let minor: i64 = minor.parse().map_err(|_| format!("invalid minor version: {requested}"))?;
+    let major: i64 = major
+        .parse()
+        .map_err(|_| format!("invalid major version: {requested}"))?;
+    let minor: i64 = minor
+        .parse()
+        .map_err(|_| format!("invalid minor version: {requested}"))?;
     if major > MAJOR {
         let what = format!("behind requested major version {requested}");
         return Err(format!("server is at version {MAJOR}.{max_minor}, {what}"));
@@ -59,8 +66,14 @@ mod tests {
     fn tn_004_other_majors_are_refused() {
         let newer = "server is at version 2.8, behind requested major version 3.0";
         assert_eq!(validate("3.0", 8), Err(newer.to_owned()));
-        assert_eq!(validate("1.0", 8), Err("version 1.0 is no longer supported".to_owned()));
-        assert_eq!(validate("1.99", 8), Err("version 1.99 is no longer supported".to_owned()));
+        assert_eq!(
+            validate("1.0", 8),
+            Err("version 1.0 is no longer supported".to_owned())
+        );
+        assert_eq!(
+            validate("1.99", 8),
+            Err("version 1.99 is no longer supported".to_owned())
+        );
     }
 
     #[test]
@@ -73,7 +86,10 @@ mod tests {
             ("a.0", "invalid major version: a.0"),
             ("2.x", "invalid minor version: 2.x"),
             ("2.", "invalid minor version: 2."),
-            ("2.9223372036854775808", "invalid minor version: 2.9223372036854775808"),
+            (
+                "2.9223372036854775808",
+                "invalid minor version: 2.9223372036854775808",
+            ),
         ] {
             assert_eq!(validate(requested, 8), Err(text.to_owned()));
         }

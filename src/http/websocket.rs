@@ -104,7 +104,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> WebSocketPipe<IO> {
         let mut input = ReadBuf::uninit(&mut space);
         ready!(Pin::new(&mut self.io).poll_read(cx, &mut input))?;
         let input = input.filled_mut();
-        Poll::Ready(Ok(if input.is_empty() { None } else { Some(self.decode(input)) }))
+        Poll::Ready(Ok(if input.is_empty() {
+            None
+        } else {
+            Some(self.decode(input))
+        }))
     }
 
     /// Sends our close frame unless that has happened.
@@ -122,7 +126,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> WebSocketPipe<IO> {
                 self.begin_close(code, &reason);
                 match code.map(CloseCode) {
                     Some(CloseCode::NORMAL | CloseCode::GOING_AWAY) => None,
-                    _ => Some(Err(PipeError::Closed { code: code.unwrap_or(NO_STATUS), reason })),
+                    _ => Some(Err(PipeError::Closed {
+                        code: code.unwrap_or(NO_STATUS),
+                        reason,
+                    })),
                 }
             }
             End::Violation(violation) => {
@@ -151,7 +158,9 @@ impl<IO: AsyncRead + AsyncWrite + Send + Unpin> Pipe for WebSocketPipe<IO> {
         }
         match ready!(self.poll_read(cx)) {
             Ok(Some(chunk)) => {
-                if chunk.is_empty() && let Some(end) = self.reader.end() {
+                if chunk.is_empty()
+                    && let Some(end) = self.reader.end()
+                {
                     return Poll::Ready(self.end(cx, end));
                 }
                 let _ = self.poll_pending(cx);
@@ -186,8 +195,10 @@ impl<IO: AsyncRead + AsyncWrite + Send + Unpin> Pipe for WebSocketPipe<IO> {
             0
         };
         // The frame has begun, so what the socket did not take must be kept.
-        self.pending.extend_from_slice(header.get(written..).unwrap_or_default());
-        self.pending.extend_from_slice(&out[written.saturating_sub(header.len())..length]);
+        self.pending
+            .extend_from_slice(header.get(written..).unwrap_or_default());
+        self.pending
+            .extend_from_slice(&out[written.saturating_sub(header.len())..length]);
         out.advance(length);
         if !self.pending.is_empty() {
             // What stays pending is written by the next call of any kind; this one has taken its bytes.
@@ -205,6 +216,10 @@ impl<IO: AsyncRead + AsyncWrite + Send + Unpin> Pipe for WebSocketPipe<IO> {
     fn poll_close(&mut self, cx: &mut Context<'_>, close: &Close) -> Poll<Result<(), PipeError>> {
         self.begin_close(Some(close.code.0), &close.reason);
         ready!(self.poll_flush(cx))?;
+        if matches!(self.reader.end(), Some(End::Violation(_))) {
+            // Its frames are not read any more, so only the end of the connection can tell that it knows.
+            ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
+        }
         // A socket that is dropped with unread data resets the connection, which can cost the peer our last frames.
         while !self.peer_gone {
             match ready!(self.poll_read(cx)) {

@@ -3,8 +3,10 @@
 //! Owns all SQL. Must never know of wire messages, HTTP or tasks, and never reads the clock: times are arguments.
 //! Services hold an `Arc<dyn Store>`, so an engine is a choice at start-up.
 
+pub mod channels;
 mod error;
 mod model;
+pub mod sqlite;
 
 use std::fmt;
 

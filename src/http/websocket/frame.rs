@@ -127,7 +127,8 @@ impl FrameReader {
                 continue;
             };
             let available = input.len() - at;
-            let length = usize::try_from(frame.remaining).map_or(available, |remaining| remaining.min(available));
+            let length =
+                usize::try_from(frame.remaining).map_or(available, |remaining| remaining.min(available));
             let payload = &mut input[at..at + length];
             unmask(payload, &mut frame.mask);
             // A length of memory always fits.
@@ -219,11 +220,17 @@ impl FrameReader {
                 None
             }
         };
-        Ok(Frame { control, remaining: length, mask })
+        Ok(Frame {
+            control,
+            remaining: length,
+            mask,
+        })
     }
 
     fn finish_frame(&mut self) {
-        let Some(control) = self.frame.take().and_then(|frame| frame.control) else { return };
+        let Some(control) = self.frame.take().and_then(|frame| frame.control) else {
+            return;
+        };
         let payload = std::mem::take(&mut self.control).freeze();
         match control {
             Control::Ping => self.ping = Some(payload),
@@ -236,11 +243,17 @@ impl FrameReader {
 
 fn closed(payload: &[u8]) -> End {
     match *payload {
-        [] => End::Closed { code: None, reason: String::new() },
+        [] => End::Closed {
+            code: None,
+            reason: String::new(),
+        },
         [high, low, ref reason @ ..] => {
             let code = u16::from_be_bytes([high, low]);
             if CloseCode::from(code).is_allowed() {
-                End::Closed { code: Some(code), reason: String::from_utf8_lossy(reason).into_owned() }
+                End::Closed {
+                    code: Some(code),
+                    reason: String::from_utf8_lossy(reason).into_owned(),
+                }
             } else {
                 End::Violation(Violation::BadClose)
             }
@@ -276,9 +289,15 @@ impl BinaryHeader {
     pub(super) fn new(payload: usize) -> Self {
         let [high, low] = u16::try_from(payload).unwrap_or(u16::MAX).to_be_bytes();
         if payload <= MAX_SHORT {
-            Self { bytes: [BINARY, low, 0, 0], length: 2 }
+            Self {
+                bytes: [BINARY, low, 0, 0],
+                length: 2,
+            }
         } else {
-            Self { bytes: [BINARY, 126, high, low], length: 4 }
+            Self {
+                bytes: [BINARY, 126, high, low],
+                length: 4,
+            }
         }
     }
 
