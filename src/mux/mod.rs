@@ -13,6 +13,8 @@ mod quote;
 mod registry;
 mod session;
 mod stream;
+#[cfg(test)]
+pub(crate) mod testing;
 mod varint;
 
 pub use error::{ProtocolError, Status, TransportError};

@@ -1,274 +1,231 @@
-//! Rows of one agent: itself, its workspace, its manifest, its monitors, and what it reports of itself.
+//! One agent: its row, its workspace, the parts of its manifest, and what it reports of itself.
 
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
-use uuid::Uuid;
-
-use super::SqliteStore;
-use super::batch::hex_list;
-use super::statement::Statement;
-use crate::clock::Timestamp;
-use crate::ids::{
-    AgentId, AppId, DevcontainerId, LogSourceId, OrganizationId, ResourceId, ScriptId, TemplateId, UserId,
-    WorkspaceId,
-};
+use super::batch::{Hex, json};
+use super::engine::{Database, Session, statements};
+use super::row::Columns;
+use crate::ids::{AgentId, ResourceId, WorkspaceId};
 use crate::store::{
-    Agent, ApiKeyScope, App, ConnectionTimes, Devcontainer, LifecycleUpdate, ManifestParts,
-    MetadataDescription, Monitor, MonitorState, Monitors, Script, StartupUpdate, StoreError, Workspace,
+    Agent, ApiKeyScope, ConnectionTimes, LifecycleUpdate, Monitor, MonitorState, Monitors, StartupUpdate,
+    StoreError, Violation, Workspace,
 };
 
-impl SqliteStore {
-    pub(super) async fn agent(&self, agent: AgentId) -> Result<Agent, StoreError> {
-        let row = self
-            .counters
-            .query(Statement::Agent)
-            .bind(agent.0)
-            .fetch_one(&self.readers)
-            .await?;
-        agent_from_row(&row)
-    }
+/// Workspaces that one statement reads; bounds the JSON text that lists them to about 40 KiB.
+const WORKSPACES_PER_STATEMENT: usize = 1_000;
 
-    pub(super) async fn workspace_by_agent(&self, agent: AgentId) -> Result<Workspace, StoreError> {
-        let query = self.counters.query(Statement::WorkspaceByAgent).bind(agent.0);
-        workspace_from_row(&query.fetch_one(&self.readers).await?)
-    }
+/// What [`agent_from`] reads of `workspace_agents AS a`.
+macro_rules! agent_columns {
+    () => {
+        "a.id AS agent_id, a.parent_id, a.name AS agent_name, a.resource_id, a.created_at, a.updated_at,
+            a.environment_variables, a.directory, a.motd_file, a.version, a.api_version,
+            a.connection_timeout_seconds, a.first_connected_at, a.last_connected_at, a.disconnected_at,
+            a.logs_length, a.logs_overflowed, a.api_key_scope"
+    };
+}
+pub(super) use agent_columns;
 
-    pub(super) async fn workspaces(&self, ids: &[WorkspaceId]) -> Result<Vec<Workspace>, StoreError> {
-        let asked = hex_list(ids.iter().map(|id| id.0));
-        let rows = self
-            .counters
-            .query(Statement::Workspaces)
-            .bind(asked)
-            .fetch_all(&self.readers)
-            .await?;
-        rows.iter().map(workspace_from_row).collect()
-    }
+/// What [`workspace_from`] reads of `workspaces AS w`, its owner `u` and its template `t`.
+macro_rules! workspace_columns {
+    () => {
+        "w.id AS workspace_id, w.name AS workspace_name, w.owner_id, w.organization_id, w.template_id,
+            w.autostart_schedule, u.username AS owner_username, t.name AS template_name"
+    };
+}
+pub(super) use workspace_columns;
 
-    pub(super) async fn manifest_parts(&self, agent: AgentId) -> Result<ManifestParts, StoreError> {
-        // One connection and one transaction, so that the parts belong together.
-        let mut read = self.readers.begin().await?;
-        let mut parts = ManifestParts::default();
-        for row in self
-            .counters
-            .query(Statement::Apps)
-            .bind(agent.0)
-            .fetch_all(&mut *read)
-            .await?
-        {
-            parts.apps.push(app_from_row(&row)?);
-        }
-        for row in self
-            .counters
-            .query(Statement::Scripts)
-            .bind(agent.0)
-            .fetch_all(&mut *read)
-            .await?
-        {
-            parts.scripts.push(script_from_row(&row)?);
-        }
-        for row in self
-            .counters
-            .query(Statement::Metadata)
-            .bind(agent.0)
-            .fetch_all(&mut *read)
-            .await?
-        {
-            parts.metadata.push(metadata_from_row(&row)?);
-        }
-        for row in self
-            .counters
-            .query(Statement::Devcontainers)
-            .bind(agent.0)
-            .fetch_all(&mut *read)
-            .await?
-        {
-            parts.devcontainers.push(devcontainer_from_row(&row)?);
-        }
-        Ok(parts)
-    }
-
-    pub(super) async fn monitors(&self, agent: AgentId) -> Result<Monitors, StoreError> {
-        let rows = self
-            .counters
-            .query(Statement::Monitors)
-            .bind(agent.0)
-            .fetch_all(&self.readers)
-            .await?;
-        let mut monitors = Monitors::default();
-        for row in &rows {
-            let monitor = Monitor {
-                enabled: row.try_get("enabled")?,
-                threshold: row.try_get("threshold")?,
-                state: label(row, "state", MonitorState::from_label)?,
-                debounced_until: Timestamp::from_micros(row.try_get("debounced_until")?),
-            };
-            match row.try_get::<Option<String>, _>("path")? {
-                None => monitors.memory = Some(monitor),
-                Some(path) => monitors.volumes.push((path, monitor)),
-            }
-        }
-        Ok(monitors)
-    }
-
-    pub(super) async fn site_config(&self, key: &str) -> Result<Option<String>, StoreError> {
-        let query = self.counters.query(Statement::SiteConfig).bind(key.to_owned());
-        let row = query.fetch_optional(&self.readers).await?;
-        row.map(|row| row.try_get(0))
-            .transpose()
-            .map_err(StoreError::from)
-    }
-
-    pub(super) async fn update_startup(
-        &self,
-        agent: AgentId,
-        update: &StartupUpdate,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        let subsystems: Vec<_> = update
-            .subsystems
-            .iter()
-            .map(|subsystem| subsystem.as_str())
-            .collect();
-        let query = self
-            .counters
-            .query(Statement::UpdateStartup)
-            .bind(agent.0)
-            .bind(update.version.clone())
-            .bind(update.expanded_directory.clone())
-            .bind(serde_json::Value::from(subsystems).to_string())
-            .bind(update.api_version.clone())
-            .bind(now.as_micros());
-        affected(query.execute(&self.writer).await?.rows_affected())
-    }
-
-    pub(super) async fn update_lifecycle(
-        &self,
-        agent: AgentId,
-        update: &LifecycleUpdate,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        let query = self
-            .counters
-            .query(Statement::UpdateLifecycle)
-            .bind(agent.0)
-            .bind(update.state.as_str())
-            .bind(update.changed_at.as_micros())
-            .bind(now.as_micros());
-        affected(query.execute(&self.writer).await?.rows_affected())
-    }
-
-    pub(super) async fn ping(&self) -> Result<(), StoreError> {
-        self.counters.query(Statement::Ping).execute(&self.writer).await?;
-        Ok(())
-    }
+statements! {
+    AGENT = "agent_by_id": concat!(
+        "SELECT ", agent_columns!(), " FROM workspace_agents AS a WHERE a.id = ?1 AND a.deleted = 0"
+    );
+    /// Finds the workspace of a deleted sub agent too: deleting twice succeeds.
+    WORKSPACE_BY_AGENT = "workspace_by_agent": concat!(
+        "SELECT ", workspace_columns!(), "
+        FROM workspace_agents AS a
+        JOIN workspace_resources AS r ON r.id = a.resource_id
+        JOIN workspace_builds AS b ON b.job_id = r.job_id
+        JOIN workspaces AS w ON w.id = b.workspace_id
+        JOIN users AS u ON u.id = w.owner_id
+        JOIN templates AS t ON t.id = w.template_id
+        WHERE a.id = ?1"
+    );
+    WORKSPACES = "workspaces_by_ids": concat!(
+        "SELECT ", workspace_columns!(), "
+        FROM json_each(?1) AS listed
+        JOIN workspaces AS w ON w.id = unhex(listed.value)
+        JOIN users AS u ON u.id = w.owner_id
+        JOIN templates AS t ON t.id = w.template_id
+        WHERE w.deleted = 0"
+    );
+    MONITORS = "monitors":
+        "SELECT NULL AS path, enabled, threshold, state, debounced_until
+        FROM workspace_agent_memory_resource_monitors WHERE agent_id = ?1
+        UNION ALL
+        SELECT path, enabled, threshold, state, debounced_until
+        FROM workspace_agent_volume_resource_monitors WHERE agent_id = ?1
+        ORDER BY path";
+    UPDATE_STARTUP = "update_startup":
+        "UPDATE workspace_agents SET version = ?2, expanded_directory = ?3, subsystems = ?4, api_version = ?5
+        WHERE id = ?1 AND deleted = 0";
+    /// Decides by the row that it changes, so that nothing has to be read first.
+    UPDATE_LIFECYCLE = "update_lifecycle":
+        "UPDATE workspace_agents SET
+            lifecycle_state = ?2,
+            started_at = CASE
+                WHEN ?2 = 'starting' THEN ?3
+                WHEN ?2 IN ('ready', 'start_timeout', 'start_error') THEN coalesce(started_at, ?3)
+                ELSE started_at
+            END,
+            ready_at = CASE
+                WHEN ?2 = 'starting' THEN NULL
+                WHEN ?2 IN ('ready', 'start_timeout', 'start_error') THEN ?3
+                ELSE ready_at
+            END
+        WHERE id = ?1 AND deleted = 0";
+    /// An agent of the same build with a name. Rows without a build are let through.
+    NAME_TAKEN = "agent_name_taken":
+        "SELECT 1 FROM workspace_resources AS mine
+        JOIN workspace_builds AS b ON b.job_id = mine.job_id
+        JOIN workspace_resources AS r ON r.job_id = b.job_id
+        JOIN workspace_agents AS a ON a.resource_id = r.id
+        WHERE mine.id = ?1 AND a.name = ?2 AND a.deleted = 0 AND a.id <> ?3 LIMIT 1";
+    SITE_CONFIG = "site_config": "SELECT value FROM site_configs WHERE \"key\" = ?1";
 }
 
-/// An update by id that met no row found no agent.
-fn affected(rows: u64) -> Result<(), StoreError> {
-    if rows == 0 {
-        Err(StoreError::NoRows)
-    } else {
-        Ok(())
-    }
-}
-
-fn time(row: &SqliteRow, column: &str) -> Result<Option<Timestamp>, sqlx::Error> {
-    Ok(row.try_get::<Option<i64>, _>(column)?.map(Timestamp::from_micros))
-}
-
-/// Reads an enum; a label that is none of its own means that the file is not ours.
-fn label<T>(row: &SqliteRow, column: &str, parse: fn(&str) -> Option<T>) -> Result<T, StoreError> {
-    let text: &str = row.try_get(column)?;
-    parse(text).ok_or_else(|| StoreError::Rejected(format!("unknown {column}")))
-}
-
-pub(super) fn agent_from_row(row: &SqliteRow) -> Result<Agent, StoreError> {
+pub(super) fn agent_from(row: &impl Columns) -> Result<Agent, StoreError> {
     Ok(Agent {
-        id: AgentId(row.try_get("id")?),
-        parent_id: row.try_get::<Option<Uuid>, _>("parent_id")?.map(AgentId),
-        name: row.try_get("name")?,
-        resource_id: ResourceId(row.try_get("resource_id")?),
-        created_at: Timestamp::from_micros(row.try_get("created_at")?),
-        updated_at: Timestamp::from_micros(row.try_get("updated_at")?),
-        environment_variables: row.try_get("environment_variables")?,
-        directory: row.try_get("directory")?,
-        motd_file: row.try_get("motd_file")?,
-        version: row.try_get("version")?,
-        api_version: row.try_get("api_version")?,
-        connection_timeout_seconds: row.try_get("connection_timeout_seconds")?,
+        id: row.id("agent_id")?,
+        parent_id: row.optional_id("parent_id")?,
+        name: row.get("agent_name")?,
+        resource_id: row.id("resource_id")?,
+        created_at: row.time("created_at")?,
+        updated_at: row.time("updated_at")?,
+        environment_variables: row.get("environment_variables")?,
+        directory: row.get("directory")?,
+        motd_file: row.get("motd_file")?,
+        version: row.get("version")?,
+        api_version: row.get("api_version")?,
+        connection_timeout_seconds: row.get("connection_timeout_seconds")?,
         connection: ConnectionTimes {
-            first_connected_at: time(row, "first_connected_at")?,
-            last_connected_at: time(row, "last_connected_at")?,
-            disconnected_at: time(row, "disconnected_at")?,
+            first_connected_at: row.optional_time("first_connected_at")?,
+            last_connected_at: row.optional_time("last_connected_at")?,
+            disconnected_at: row.optional_time("disconnected_at")?,
         },
-        logs_length: row.try_get("logs_length")?,
-        logs_overflowed: row.try_get("logs_overflowed")?,
-        api_key_scope: label(row, "api_key_scope", ApiKeyScope::from_label)?,
+        logs_length: row.get("logs_length")?,
+        logs_overflowed: row.get("logs_overflowed")?,
+        api_key_scope: row.label("api_key_scope", ApiKeyScope::from_label)?,
     })
 }
 
-pub(super) fn workspace_from_row(row: &SqliteRow) -> Result<Workspace, StoreError> {
+pub(super) fn workspace_from(row: &impl Columns) -> Result<Workspace, StoreError> {
     Ok(Workspace {
-        id: WorkspaceId(row.try_get("workspace_id")?),
-        name: row.try_get("workspace_name")?,
-        owner_id: UserId(row.try_get("owner_id")?),
-        owner_username: row.try_get("owner_username")?,
-        organization_id: OrganizationId(row.try_get("organization_id")?),
-        template_id: TemplateId(row.try_get("template_id")?),
-        template_name: row.try_get("template_name")?,
-        autostart_schedule: row.try_get("autostart_schedule")?,
+        id: row.id("workspace_id")?,
+        name: row.get("workspace_name")?,
+        owner_id: row.id("owner_id")?,
+        owner_username: row.get("owner_username")?,
+        organization_id: row.id("organization_id")?,
+        template_id: row.id("template_id")?,
+        template_name: row.get("template_name")?,
+        autostart_schedule: row.get("autostart_schedule")?,
     })
 }
 
-fn app_from_row(row: &SqliteRow) -> Result<App, sqlx::Error> {
-    Ok(App {
-        id: AppId(row.try_get("id")?),
-        slug: row.try_get("slug")?,
-        display_name: row.try_get("display_name")?,
-        icon: row.try_get("icon")?,
-        command: row.try_get("command")?,
-        url: row.try_get("url")?,
-        healthcheck_url: row.try_get("healthcheck_url")?,
-        healthcheck_interval: row.try_get("healthcheck_interval")?,
-        healthcheck_threshold: row.try_get("healthcheck_threshold")?,
-        health: row.try_get("health")?,
-        subdomain: row.try_get("subdomain")?,
-        sharing_level: row.try_get("sharing_level")?,
-        external: row.try_get("external")?,
-        hidden: row.try_get("hidden")?,
-    })
+pub(super) async fn agent(database: &Database, agent: AgentId) -> Result<Agent, StoreError> {
+    agent_from(&database.read().await?.one(AGENT.bind(agent.0)).await?)
 }
 
-fn script_from_row(row: &SqliteRow) -> Result<Script, sqlx::Error> {
-    Ok(Script {
-        id: ScriptId(row.try_get("id")?),
-        log_source_id: LogSourceId(row.try_get("log_source_id")?),
-        log_path: row.try_get("log_path")?,
-        script: row.try_get("script")?,
-        cron: row.try_get("cron")?,
-        run_on_start: row.try_get("run_on_start")?,
-        run_on_stop: row.try_get("run_on_stop")?,
-        start_blocks_login: row.try_get("start_blocks_login")?,
-        timeout_seconds: row.try_get("timeout_seconds")?,
-    })
+pub(super) async fn workspace_by_agent(database: &Database, agent: AgentId) -> Result<Workspace, StoreError> {
+    workspace_from(
+        &database
+            .read()
+            .await?
+            .one(WORKSPACE_BY_AGENT.bind(agent.0))
+            .await?,
+    )
 }
 
-fn metadata_from_row(row: &SqliteRow) -> Result<MetadataDescription, sqlx::Error> {
-    Ok(MetadataDescription {
-        key: row.try_get("key")?,
-        display_name: row.try_get("display_name")?,
-        script: row.try_get("script")?,
-        interval: row.try_get("interval")?,
-        timeout: row.try_get("timeout")?,
-    })
+pub(super) async fn workspaces(
+    database: &Database,
+    ids: &[WorkspaceId],
+) -> Result<Vec<Workspace>, StoreError> {
+    let mut session = database.read().await?;
+    let mut workspaces = Vec::with_capacity(ids.len());
+    for chunk in ids.chunks(WORKSPACES_PER_STATEMENT) {
+        let listed = json(chunk.iter().map(|id| Hex(id.0)))?;
+        for row in session.all(WORKSPACES.bind(listed)).await? {
+            workspaces.push(workspace_from(&row)?);
+        }
+    }
+    Ok(workspaces)
 }
 
-fn devcontainer_from_row(row: &SqliteRow) -> Result<Devcontainer, sqlx::Error> {
-    Ok(Devcontainer {
-        id: DevcontainerId(row.try_get("id")?),
-        workspace_folder: row.try_get("workspace_folder")?,
-        config_path: row.try_get("config_path")?,
-        name: row.try_get("name")?,
-        subagent_id: row.try_get::<Option<Uuid>, _>("subagent_id")?.map(AgentId),
-    })
+pub(super) async fn monitors(database: &Database, agent: AgentId) -> Result<Monitors, StoreError> {
+    let mut monitors = Monitors::default();
+    for row in database.read().await?.all(MONITORS.bind(agent.0)).await? {
+        let monitor = Monitor {
+            enabled: row.get("enabled")?,
+            threshold: row.get("threshold")?,
+            state: row.label("state", MonitorState::from_label)?,
+            debounced_until: row.time("debounced_until")?,
+        };
+        match row.get("path")? {
+            None => monitors.memory = Some(monitor),
+            Some(path) => monitors.volumes.push((path, monitor)),
+        }
+    }
+    Ok(monitors)
+}
+
+pub(super) async fn site_config(database: &Database, key: &str) -> Result<Option<String>, StoreError> {
+    let row = database.read().await?.optional(SITE_CONFIG.bind(key)).await?;
+    row.map(|row| row.get("value")).transpose()
+}
+
+pub(super) async fn update_startup(
+    database: &Database,
+    agent: AgentId,
+    update: &StartupUpdate,
+) -> Result<(), StoreError> {
+    let subsystems = json(update.subsystems.iter().map(|subsystem| subsystem.as_str()))?;
+    let call = UPDATE_STARTUP
+        .bind(agent.0)
+        .bind(update.version.as_str())
+        .bind(update.expanded_directory.as_str())
+        .bind(subsystems)
+        .bind(update.api_version.as_str());
+    match database.write().await?.execute(call).await?.rows {
+        0 => Err(StoreError::NoRows),
+        _ => Ok(()),
+    }
+}
+
+pub(super) async fn update_lifecycle(
+    database: &Database,
+    agent: AgentId,
+    update: &LifecycleUpdate,
+) -> Result<(), StoreError> {
+    let call = UPDATE_LIFECYCLE
+        .bind(agent.0)
+        .bind(update.state.as_str())
+        .bind(update.changed_at.as_micros());
+    match database.write().await?.execute(call).await?.rows {
+        0 => Err(StoreError::NoRows),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a name that another live agent of the resource's build has; to be called within the transaction that
+/// writes the name. Stands in for the original's trigger `workspace_agent_name_unique_trigger`, with its text.
+pub(super) async fn ensure_name_is_free(
+    transaction: &mut Session<'_>,
+    resource: ResourceId,
+    name: &str,
+    agent: AgentId,
+) -> Result<(), StoreError> {
+    let taken = NAME_TAKEN.bind(resource.0).bind(name).bind(agent.0);
+    match transaction.optional(taken).await? {
+        None => Ok(()),
+        Some(_) => Err(StoreError::Violation {
+            violation: Violation::AgentNameTaken,
+            text: format!("workspace agent name \"{name}\" already exists in this workspace build"),
+        }),
+    }
 }

@@ -1,60 +1,59 @@
-//! From the driver's errors to the store's.
-
-use sqlx::error::DatabaseError;
+//! SQLite's errors in the store's own terms.
 
 use crate::store::{StoreError, Violation};
 
-// Primary result codes, https://sqlite.org/rescode.html.
-const SQLITE_BUSY: u32 = 5;
-const SQLITE_LOCKED: u32 = 6;
-const SQLITE_NOMEM: u32 = 7;
-const SQLITE_READONLY: u32 = 8;
-const SQLITE_IOERR: u32 = 10;
-const SQLITE_FULL: u32 = 13;
-const SQLITE_CANTOPEN: u32 = 14;
-const SQLITE_CONSTRAINT: u32 = 19;
+// Primary result codes, the low byte of the extended ones (https://www.sqlite.org/rescode.html).
+const BUSY: u32 = 5;
+const LOCKED: u32 = 6;
+const NOMEM: u32 = 7;
+const READONLY: u32 = 8;
+const IOERR: u32 = 10;
+const FULL: u32 = 13;
+const CANTOPEN: u32 = 14;
+const PROTOCOL: u32 = 15;
+const CONSTRAINT: u32 = 19;
+pub(super) const NOTADB: u32 = 26;
 
-/// What a violated constraint is called in SQLite's text: a CHECK by its name, keys by their columns.
-const NAMED: [(&str, Violation); 2] = [
-    (
-        "CHECK constraint failed: max_logs_length",
-        Violation::MaxLogsLength,
-    ),
-    (
-        "UNIQUE constraint failed: workspace_agent_log_sources.workspace_agent_id, workspace_agent_log_sources.id",
-        Violation::LogSourceExists,
-    ),
-];
+/// The primary result code of a database's answer.
+pub(super) fn primary_code(error: &sqlx::Error) -> Option<u32> {
+    let code: u32 = error.as_database_error()?.code()?.parse().ok()?;
+    Some(code & 0xff)
+}
 
-impl From<sqlx::Error> for StoreError {
-    fn from(error: sqlx::Error) -> Self {
-        match error {
-            sqlx::Error::RowNotFound => Self::NoRows,
-            sqlx::Error::Database(error) => from_database(&*error),
-            sqlx::Error::Io(_)
-            | sqlx::Error::PoolTimedOut
-            | sqlx::Error::PoolClosed
-            | sqlx::Error::WorkerCrashed
-            | sqlx::Error::BeginFailed => Self::Unavailable(error.to_string()),
-            other => Self::Rejected(other.to_string()),
+/// Whether somebody else holds the lock.
+pub(super) fn is_busy(error: &sqlx::Error) -> bool {
+    matches!(primary_code(error), Some(BUSY | LOCKED))
+}
+
+/// Sorts an error into the store's kinds. SQLite's texts name constraints and columns, never values.
+pub(super) fn store_error(error: &sqlx::Error) -> StoreError {
+    let text = match error {
+        sqlx::Error::RowNotFound => return StoreError::NoRows,
+        sqlx::Error::Database(answer) => answer.message().to_owned(),
+        // The connection's thread is gone, or the file could not be reached.
+        sqlx::Error::WorkerCrashed | sqlx::Error::Io(_) => return StoreError::Unavailable(error.to_string()),
+        _ => return StoreError::Rejected(error.to_string()),
+    };
+    match primary_code(error) {
+        // A file system that went read-only after an I/O error counts as away, like the error itself.
+        Some(BUSY | LOCKED | NOMEM | READONLY | IOERR | FULL | CANTOPEN | PROTOCOL) => {
+            StoreError::Unavailable(text)
         }
+        Some(CONSTRAINT) => StoreError::Violation {
+            violation: violation(&text),
+            text,
+        },
+        _ => StoreError::Rejected(text),
     }
 }
 
-fn from_database(error: &dyn DatabaseError) -> StoreError {
-    let code: u32 = error.code().and_then(|code| code.parse().ok()).unwrap_or(0);
-    let text = error.message().to_owned();
-    // Extended codes carry the primary one in their low byte.
-    match code & 0xff {
-        SQLITE_BUSY | SQLITE_LOCKED | SQLITE_NOMEM | SQLITE_READONLY | SQLITE_IOERR | SQLITE_FULL
-        | SQLITE_CANTOPEN => StoreError::Unavailable(text),
-        SQLITE_CONSTRAINT => {
-            let named = NAMED.iter().find(|(name, _)| text == *name);
-            StoreError::Violation {
-                violation: named.map_or(Violation::Other, |(_, violation)| *violation),
-                text,
-            }
+/// SQLite names a CHECK constraint, and for a key its columns (it never names the index).
+fn violation(text: &str) -> Violation {
+    match text {
+        "CHECK constraint failed: max_logs_length" => Violation::MaxLogsLength,
+        "UNIQUE constraint failed: workspace_agent_log_sources.workspace_agent_id, workspace_agent_log_sources.id" => {
+            Violation::LogSourceExists
         }
-        _ => StoreError::Rejected(text),
+        _ => Violation::Other,
     }
 }

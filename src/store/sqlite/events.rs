@@ -1,71 +1,104 @@
-//! Events from other processes on the same file.
-//!
-//! A verb such as `seed` leaves its events in `drpcd_events`, in the transaction that they tell of. A server asks
-//! `PRAGMA data_version`, which moves only for commits of other connections, and reads the new rows when it has moved.
+//! Events between processes that share one database file, through the table `drpcd_events`.
 
-use std::sync::atomic::Ordering;
+use std::sync::{Mutex, PoisonError};
 
-use sqlx::Row;
-
-use super::SqliteStore;
-use super::statement::Statement;
+use super::engine::{Database, Session, statements};
+use super::row::Columns as _;
 use crate::clock::Timestamp;
-use crate::store::{StoreError, StoredEvent};
+use crate::store::{Invalidation, StoreError, StoredEvent};
 
-/// Events read at once; the next call reads on.
-const EVENTS_PER_READ: i64 = 1_000;
+/// Events that one call reads; the next call goes on. Bounds what a large seed brings into memory at once.
+const EVENTS_PER_READ: i64 = 4_096;
 
-impl SqliteStore {
-    /// What happened before the store was opened is not news.
-    pub(super) async fn skip_events(&self) -> Result<(), StoreError> {
-        let row = self
-            .counters
-            .query(Statement::LastEvent)
-            .fetch_one(&self.writer)
-            .await?;
-        self.last_event.store(row.try_get(0)?, Ordering::Relaxed);
+statements! {
+    INSERT_EVENT = "insert_event": "INSERT INTO drpcd_events (channel, payload, created_at) VALUES (?1, ?2, ?3)";
+    LAST_EVENT = "last_event": "SELECT coalesce(max(id), 0) AS id FROM drpcd_events";
+    EVENTS_SINCE = "events_since":
+        "SELECT id, channel, payload FROM drpcd_events WHERE id > ?1 ORDER BY id LIMIT ?2";
+    PRUNE_EVENTS = "prune_events": "DELETE FROM drpcd_events WHERE created_at < ?1";
+}
+
+/// How far the events were read.
+#[derive(Debug, Default)]
+pub(super) struct Cursor(Mutex<Position>);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Position {
+    /// Id of the last event that was seen.
+    seen: i64,
+    /// `data_version` at that time and the connection that it is of; it moves only for commits of other connections.
+    version: Option<(u64, i64)>,
+}
+
+impl Cursor {
+    fn get(&self) -> Position {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, position: Position) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = position;
+    }
+
+    /// Makes the next read look at the table although nobody else has committed.
+    pub(super) fn look_again(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).version = None;
+    }
+
+    /// Starts after what is there: whoever opens the store has nothing in memory that an old event could be about.
+    pub(super) async fn skip_existing(&self, database: &Database) -> Result<(), StoreError> {
+        let row = database.write().await?.one(LAST_EVENT.call()).await?;
+        self.set(Position {
+            seen: row.get("id")?,
+            version: None,
+        });
         Ok(())
     }
 
-    pub(super) async fn take_events(&self) -> Result<Vec<StoredEvent>, StoreError> {
-        let mut writer = self.writer.acquire().await?;
-        let version: i64 = sqlx::query_scalar("PRAGMA data_version")
-            .fetch_one(&mut *writer)
-            .await?;
-        if version == self.data_version.load(Ordering::Relaxed) {
+    pub(super) async fn take(&self, database: &Database) -> Result<Vec<StoredEvent>, StoreError> {
+        // The writer is the one connection that does not count this process's own writes.
+        let mut session = database.write().await?;
+        let position = self.get();
+        let version = Some((
+            database.writers_opened(),
+            session.pragma("PRAGMA data_version").await?,
+        ));
+        if version == position.version {
             return Ok(Vec::new());
         }
-        let after = self.last_event.load(Ordering::Relaxed);
-        let query = self
-            .counters
-            .query(Statement::EventsAfter)
-            .bind(after)
-            .bind(EVENTS_PER_READ);
-        let rows = query.fetch_all(&mut *writer).await?;
+        let rows = session
+            .all(EVENTS_SINCE.bind(position.seen).bind(EVENTS_PER_READ))
+            .await?;
         let mut events = Vec::with_capacity(rows.len());
-        for row in &rows {
+        for row in rows {
             events.push(StoredEvent {
-                id: row.try_get(0)?,
-                channel: row.try_get(1)?,
-                payload: row.try_get(2)?,
+                id: row.get("id")?,
+                channel: row.get("channel")?,
+                payload: row.get("payload")?,
             });
         }
-        if let Some(last) = events.last() {
-            self.last_event.store(last.id, Ordering::Relaxed);
-        }
-        if i64::try_from(events.len()) != Ok(EVENTS_PER_READ) {
-            // Only now is the version dealt with; a failure above is tried again.
-            self.data_version.store(version, Ordering::Relaxed);
-        }
+        let more = i64::try_from(events.len()).unwrap_or(i64::MAX) >= EVENTS_PER_READ;
+        self.set(Position {
+            seen: events.last().map_or(position.seen, |event| event.id),
+            version: if more { None } else { version },
+        });
         Ok(events)
     }
+}
 
-    pub(super) async fn prune_events(&self, before: Timestamp) -> Result<(), StoreError> {
-        self.counters
-            .query(Statement::PruneEvents)
-            .bind(before.as_micros())
-            .execute(&self.writer)
-            .await?;
-        Ok(())
-    }
+/// Leaves an event, which others see when the transaction commits.
+pub(super) async fn leave(
+    transaction: &mut Session<'_>,
+    invalidation: Invalidation,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let call = INSERT_EVENT
+        .bind(Invalidation::CHANNEL)
+        .bind(invalidation.payload())
+        .bind(now.as_micros());
+    transaction.execute(call).await.map(|_| ())
+}
+
+pub(super) async fn prune(database: &Database, before: Timestamp) -> Result<(), StoreError> {
+    let call = PRUNE_EVENTS.bind(before.as_micros());
+    database.write().await?.execute(call).await.map(|_| ())
 }

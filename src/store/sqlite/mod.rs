@@ -1,260 +1,154 @@
-//! The SQLite engine: one file, one writer, nothing to install.
+//! The SQLite engine: one file in the data directory, nothing to install.
 //!
-//! Owns the database file, its connections and migrations. All writes go through one connection, so they never wait for
-//! each other's locks; reads go through a few others and, the journal being a WAL, never wait for the writer.
-//!
-//! A batch of many rows is one statement: its rows travel as one JSON text and are taken apart by `json_each`.
+//! One connection writes, a few read; the file is in WAL mode, so readers never wait for the writer. Several processes
+//! may have it open. Owns the SQLite dialect; must never hold the write lock while it waits for anything but the disk.
 
 mod agent;
 mod auth;
 mod batch;
 mod connections;
+mod engine;
 mod error;
 mod events;
 mod logs;
-mod migrate;
+mod manifest;
+mod open;
+mod row;
 mod seed;
-mod statement;
 #[cfg(test)]
 mod tests;
 
-use std::fs;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicI64;
-use std::time::Duration;
+use std::path::Path;
 
 use async_trait::async_trait;
-use sqlx::SqlitePool;
-use sqlx::sqlite::{
-    SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
-};
 
-pub use self::migrate::SCHEMA_VERSION;
-use self::statement::Counters;
-use super::{
+use self::engine::{Database, Statement, statements};
+pub use self::open::{OpenError, SqliteOptions, Synchronous};
+use crate::clock::Timestamp;
+use crate::ids::{AgentId, AgentToken, BuildId, ReplicaId, WorkspaceId};
+use crate::seed::Seed;
+use crate::store::{
     Agent, AgentStat, Authenticated, ConnectionChange, LifecycleUpdate, LogBatch, LogSource, LogsInserted,
     ManifestParts, MetadataValue, Monitors, SeededAgent, StartupUpdate, Store, StoreError, StoredEvent,
     Workspace,
 };
-use crate::clock::Timestamp;
-use crate::ids::{AgentId, AgentToken, BuildId, ReplicaId, WorkspaceId};
 
-/// Name of the database file in the data directory.
-const FILE_NAME: &str = "drpcd.db";
+/// Connections for reading. Reads are short and mostly of cached pages, so more would wait for the same cores.
+const READERS: u32 = 4;
 
-/// Connections that read. Reads are short and mostly at session start; each connection is a thread and a page cache.
-const READERS: u32 = 2;
-
-/// How long a statement waits for a lock that another process holds, and for a free connection. What takes longer
-/// counts as the store being away.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Page cache of one connection in KiB (negative is SQLite's way to say KiB).
-const CACHE_SIZE: &str = "-4096";
-
-/// Prepared statements that a connection keeps; there are fewer than that.
-const STATEMENT_CACHE: usize = 128;
-
-/// How much a commit survives.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Durability {
-    /// A crash of the process. After a power loss the last commits may be missing; the file is never damaged.
-    #[default]
-    Process,
-    /// A loss of power too, for one sync of the disk per commit.
-    PowerLoss,
+statements! {
+    /// Touches the file, which a bare `SELECT 1` would not.
+    PING = "ping": "SELECT count(*) FROM organizations";
 }
 
-/// Why a database could not be opened.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum OpenError {
-    /// The directory could not be made or written to.
-    #[error("data directory {path}: {source}", path = path.display())]
-    Directory {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The file could not be opened as a database.
-    #[error("database {path}: {source}", path = path.display())]
-    Database {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: StoreError,
-    },
-    /// A newer drpcd has written the file.
-    #[error("database {path} has schema version {found}, this program knows {SCHEMA_VERSION}", path = path.display())]
-    Newer {
-        /// Which.
-        path: PathBuf,
-        /// Its version.
-        found: i64,
-    },
+/// Every statement that this engine runs.
+fn all_statements() -> impl Iterator<Item = &'static Statement> {
+    [
+        STATEMENTS,
+        agent::STATEMENTS,
+        auth::STATEMENTS,
+        batch::STATEMENTS,
+        connections::STATEMENTS,
+        events::STATEMENTS,
+        logs::STATEMENTS,
+        manifest::STATEMENTS,
+    ]
+    .into_iter()
+    .chain(seed::statements())
+    .flatten()
+    .copied()
 }
 
 /// A store in one SQLite file.
 #[derive(Debug)]
 pub struct SqliteStore {
-    writer: SqlitePool,
-    readers: SqlitePool,
-    counters: Counters,
-    /// Id of the last event that [`Store::take_events`] has seen.
-    last_event: AtomicI64,
-    /// `PRAGMA data_version` at that time.
-    data_version: AtomicI64,
+    database: Database,
+    cursor: events::Cursor,
 }
 
 impl SqliteStore {
-    /// Opens the database in `directory`, making both if need be, and brings its schema up to date.
-    pub async fn open(directory: &Path, durability: Durability) -> Result<Self, OpenError> {
-        let path = prepare_file(directory)?;
-        let options = options(&path, durability);
-        let failed = |source: sqlx::Error| OpenError::Database {
-            path: path.clone(),
-            source: source.into(),
-        };
-
-        let writer = pool(1).connect_with(options.clone()).await.map_err(failed)?;
-        migrate::run(&writer, &path).await?;
-        let readers = pool(READERS).connect_lazy_with(options.optimize_on_close(false, None));
-
-        let store = Self {
-            writer,
-            readers,
-            counters: Counters::default(),
-            last_event: AtomicI64::new(0),
-            data_version: AtomicI64::new(-1),
-        };
-        store.skip_events().await.map_err(|source| OpenError::Database {
-            path: path.clone(),
-            source,
-        })?;
-        Ok(store)
+    /// Opens `drpcd.db` in `dir`, creates both if absent, and brings the schema up to date.
+    pub async fn open(dir: &Path, options: SqliteOptions) -> Result<Self, OpenError> {
+        let opened = open::open(dir, options).await?;
+        let database = Database::new(
+            opened.writer,
+            opened.writer_options,
+            opened.reader_options,
+            READERS,
+            all_statements(),
+        );
+        let cursor = events::Cursor::default();
+        cursor
+            .skip_existing(&database)
+            .await
+            .map_err(|error| OpenError::Database {
+                path: dir.to_owned(),
+                reason: error.to_string(),
+            })?;
+        Ok(Self { database, cursor })
     }
 }
 
-/// Makes the directory and the file. The file holds secrets, so only its owner may read it; SQLite gives its journal the
-/// same mode.
-fn prepare_file(directory: &Path) -> Result<PathBuf, OpenError> {
-    let failed = |source| OpenError::Directory {
-        path: directory.to_owned(),
-        source,
-    };
-    fs::create_dir_all(directory).map_err(failed)?;
-    let path = directory.join(FILE_NAME);
-    let file = fs::OpenOptions::new()
-        .read(true)
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(failed)?;
-    let mode = file.metadata().map_err(failed)?.permissions().mode();
-    if mode & 0o077 != 0 {
-        tracing::warn!(path = %path.display(), "the database holds secrets and can be read by others");
-    }
-    Ok(path)
-}
-
-fn options(path: &Path, durability: Durability) -> SqliteConnectOptions {
-    SqliteConnectOptions::new()
-        .filename(path)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(match durability {
-            Durability::Process => SqliteSynchronous::Normal,
-            Durability::PowerLoss => SqliteSynchronous::Full,
-        })
-        .auto_vacuum(SqliteAutoVacuum::Incremental)
-        .foreign_keys(true)
-        .busy_timeout(BUSY_TIMEOUT)
-        .pragma("cache_size", CACHE_SIZE)
-        .statement_cache_capacity(STATEMENT_CACHE)
-}
-
-fn pool(connections: u32) -> SqlitePoolOptions {
-    SqlitePoolOptions::new()
-        .max_connections(connections)
-        .acquire_timeout(BUSY_TIMEOUT)
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .test_before_acquire(false)
-}
-
-/// Each method stands in the file that its table group has.
 #[async_trait]
 impl Store for SqliteStore {
     async fn authenticate(&self, token: &AgentToken) -> Result<Option<Authenticated>, StoreError> {
-        self.authenticate(token).await
+        auth::authenticate(&self.database, token).await
     }
 
     async fn outdated_builds(&self, builds: &[BuildId]) -> Result<Vec<BuildId>, StoreError> {
-        self.outdated_builds(builds).await
+        auth::outdated_builds(&self.database, builds).await
     }
 
     async fn agent(&self, agent: AgentId) -> Result<Agent, StoreError> {
-        self.agent(agent).await
+        agent::agent(&self.database, agent).await
     }
 
     async fn workspace_by_agent(&self, agent: AgentId) -> Result<Workspace, StoreError> {
-        self.workspace_by_agent(agent).await
+        agent::workspace_by_agent(&self.database, agent).await
     }
 
     async fn workspaces(&self, ids: &[WorkspaceId]) -> Result<Vec<Workspace>, StoreError> {
-        self.workspaces(ids).await
+        agent::workspaces(&self.database, ids).await
     }
 
     async fn manifest_parts(&self, agent: AgentId) -> Result<ManifestParts, StoreError> {
-        self.manifest_parts(agent).await
+        manifest::parts(&self.database, agent).await
     }
 
     async fn monitors(&self, agent: AgentId) -> Result<Monitors, StoreError> {
-        self.monitors(agent).await
+        agent::monitors(&self.database, agent).await
     }
 
     async fn site_config(&self, key: &str) -> Result<Option<String>, StoreError> {
-        self.site_config(key).await
+        agent::site_config(&self.database, key).await
     }
 
-    async fn update_startup(
-        &self,
-        agent: AgentId,
-        update: &StartupUpdate,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        self.update_startup(agent, update, now).await
+    async fn update_startup(&self, agent: AgentId, update: &StartupUpdate) -> Result<(), StoreError> {
+        agent::update_startup(&self.database, agent, update).await
     }
 
-    async fn update_lifecycle(
-        &self,
-        agent: AgentId,
-        update: &LifecycleUpdate,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        self.update_lifecycle(agent, update, now).await
+    async fn update_lifecycle(&self, agent: AgentId, update: &LifecycleUpdate) -> Result<(), StoreError> {
+        agent::update_lifecycle(&self.database, agent, update).await
     }
 
     async fn insert_log_source(&self, source: &LogSource) -> Result<(), StoreError> {
-        self.insert_log_source(source).await
+        logs::insert_source(&self.database, source).await
     }
 
     async fn insert_logs(&self, batch: &LogBatch) -> Result<LogsInserted, StoreError> {
-        self.insert_logs(batch).await
+        logs::insert(&self.database, batch).await
     }
 
     async fn set_logs_overflowed(&self, agent: AgentId) -> Result<(), StoreError> {
-        self.set_logs_overflowed(agent).await
+        logs::set_overflowed(&self.database, agent).await
     }
 
     async fn insert_stats(&self, stats: &[AgentStat]) -> Result<(), StoreError> {
-        self.insert_stats(stats).await
+        batch::insert_stats(&self.database, stats).await
     }
 
     async fn update_metadata(&self, values: &[MetadataValue]) -> Result<(), StoreError> {
-        self.update_metadata(values).await
+        batch::update_metadata(&self.database, values).await
     }
 
     async fn record_connects(
@@ -262,7 +156,7 @@ impl Store for SqliteStore {
         replica: ReplicaId,
         changes: &[ConnectionChange],
     ) -> Result<(), StoreError> {
-        self.record_connects(replica, changes).await
+        connections::record_connects(&self.database, replica, changes).await
     }
 
     async fn record_heartbeats(
@@ -271,7 +165,7 @@ impl Store for SqliteStore {
         agents: &[AgentId],
         at: Timestamp,
     ) -> Result<(), StoreError> {
-        self.record_heartbeats(replica, agents, at).await
+        connections::record_heartbeats(&self.database, replica, agents, at).await
     }
 
     async fn record_disconnects(
@@ -279,31 +173,32 @@ impl Store for SqliteStore {
         replica: ReplicaId,
         changes: &[ConnectionChange],
     ) -> Result<(), StoreError> {
-        self.record_disconnects(replica, changes).await
+        connections::record_disconnects(&self.database, replica, changes).await
     }
 
-    async fn seed(&self, seed: &crate::seed::Seed, now: Timestamp) -> Result<Vec<SeededAgent>, StoreError> {
-        self.seed(seed, now).await
+    async fn seed(&self, seed: &Seed, now: Timestamp) -> Result<Vec<SeededAgent>, StoreError> {
+        let seeded = seed::apply(&self.database, seed, now).await;
+        self.cursor.look_again();
+        seeded
     }
 
     async fn take_events(&self) -> Result<Vec<StoredEvent>, StoreError> {
-        self.take_events().await
+        self.cursor.take(&self.database).await
     }
 
     async fn prune_events(&self, before: Timestamp) -> Result<(), StoreError> {
-        self.prune_events(before).await
+        events::prune(&self.database, before).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.ping().await
+        self.database.read().await?.one(PING.call()).await.map(|_| ())
     }
 
     fn statements(&self) -> Vec<(&'static str, u64)> {
-        self.counters.all()
+        self.database.statements()
     }
 
     async fn close(&self) {
-        self.readers.close().await;
-        self.writer.close().await;
+        self.database.close().await;
     }
 }
