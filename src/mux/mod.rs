@@ -11,9 +11,11 @@ mod packet;
 pub mod pipe;
 mod quote;
 mod registry;
+pub mod serve;
 mod session;
 mod stream;
 mod varint;
+mod wakeup;
 
 pub use error::{ProtocolError, Status, TransportError};
 pub use frame::PacketId;
@@ -21,4 +23,5 @@ pub use metadata::Metadata;
 pub use packet::MAX_PACKET;
 pub use quote::quote;
 pub use registry::{HandlerFuture, Interceptor, Method, Outcome, Registry, Shape};
+pub use serve::{CloseCause, Control, ServeError, SessionEnd, serve};
 pub use stream::{AnyMessage, CallStream, Inbound, Outbound, Reply};
