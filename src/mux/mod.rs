@@ -14,6 +14,8 @@ mod registry;
 pub mod serve;
 mod session;
 mod stream;
+#[cfg(test)]
+pub(crate) mod testing;
 mod varint;
 mod wakeup;
 

@@ -4,13 +4,16 @@
 //! Services hold an `Arc<dyn Store>`, so an engine is a choice at start-up.
 
 mod error;
+mod events;
 mod model;
+pub mod sqlite;
 
 use std::fmt;
 
 use async_trait::async_trait;
 
 pub use error::{StoreError, Violation};
+pub use events::Invalidation;
 pub use model::*;
 
 use crate::clock::Timestamp;
@@ -52,22 +55,12 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     async fn site_config(&self, key: &str) -> Result<Option<String>, StoreError>;
 
     /// Writes what an agent reported of itself. [`StoreError::NoRows`] when it is absent or deleted.
-    async fn update_startup(
-        &self,
-        agent: AgentId,
-        update: &StartupUpdate,
-        now: Timestamp,
-    ) -> Result<(), StoreError>;
+    async fn update_startup(&self, agent: AgentId, update: &StartupUpdate) -> Result<(), StoreError>;
 
     /// Writes an agent's state. `Starting` sets `started_at` and clears `ready_at`; `Ready`, `StartTimeout` and
     /// `StartError` set `ready_at`, and `started_at` if it is NULL; the others leave both.
     /// [`StoreError::NoRows`] when it is absent or deleted.
-    async fn update_lifecycle(
-        &self,
-        agent: AgentId,
-        update: &LifecycleUpdate,
-        now: Timestamp,
-    ) -> Result<(), StoreError>;
+    async fn update_lifecycle(&self, agent: AgentId, update: &LifecycleUpdate) -> Result<(), StoreError>;
 
     /// Adds a log source; [`Violation::LogSourceExists`] when the agent has one of that id.
     async fn insert_log_source(&self, source: &LogSource) -> Result<(), StoreError>;

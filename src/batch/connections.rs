@@ -1,0 +1,231 @@
+//! Connection times of agents: many agents, one statement.
+//!
+//! Owns which connects, heartbeats and disconnects are not yet written, and writes them: connects and disconnects
+//! within [`WRITE_DELAY`], heartbeats when they are due. A write that fails stays queued, newest wins, and is tried
+//! again, so a store that is away never ends a session. Must never decide who is connected: sessions tell it.
+//!
+//! The columns and their order are those of coder/coder `coderd/workspaceagentsrpc.go`
+//! (`agentConnectionMonitor`), which writes them agent by agent.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::clock::{Clock, Timestamp};
+use crate::ids::{AgentId, ReplicaId, UserId, WorkspaceId};
+use crate::pubsub::{Pubsub, WorkspaceEvent, WorkspaceEventKind};
+use crate::store::{ConnectionChange, Store, StoreError};
+
+/// How long a connect or disconnect waits for company. Short enough that a status page is right at once, long enough
+/// that a start storm of thousands of agents costs ten statements a second.
+pub const WRITE_DELAY: Duration = Duration::from_millis(100);
+
+/// Pause after a failed write. The store was just away, and readers tolerate 30 s.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// Whom a workspace event is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subject {
+    /// The agent.
+    pub agent_id: AgentId,
+    /// Its workspace.
+    pub workspace_id: WorkspaceId,
+    /// The workspace's owner when the session began.
+    pub owner_id: UserId,
+}
+
+/// Queues connection times and writes them in batches. Cheap to clone.
+///
+/// What is queued is bounded by the number of agents: there is one entry per agent and kind.
+#[derive(Clone, Debug)]
+pub struct ConnectionTimes(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    store: Arc<dyn Store>,
+    pubsub: Pubsub,
+    clock: Clock,
+    replica: ReplicaId,
+    queue: Mutex<Queue>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    connects: HashMap<AgentId, Timestamp>,
+    disconnects: HashMap<AgentId, Timestamp>,
+    heartbeats: Heartbeats,
+    /// Published once the write that they tell of has happened.
+    events: Vec<Subject>,
+}
+
+#[derive(Debug, Default)]
+struct Heartbeats {
+    at: Option<Timestamp>,
+    agents: HashSet<AgentId>,
+}
+
+impl Queue {
+    fn is_empty(&self) -> bool {
+        self.connects.is_empty() && self.disconnects.is_empty() && self.heartbeats.at.is_none()
+    }
+}
+
+impl ConnectionTimes {
+    /// Writes to `store` as `replica`; [`ConnectionTimes::run`] must be driven for anything to happen.
+    pub fn new(store: Arc<dyn Store>, pubsub: Pubsub, clock: Clock, replica: ReplicaId) -> Self {
+        let (queue, changed) = (Mutex::default(), Notify::new());
+        Self(Arc::new(Inner { store, pubsub, clock, replica, queue, changed }))
+    }
+
+    /// A session of an agent began.
+    pub fn connected(&self, subject: Subject) {
+        let at = self.0.clock.now();
+        let mut queue = self.0.queue();
+        queue.connects.insert(subject.agent_id, at);
+        // What an earlier session left to write would make the agent look gone.
+        queue.disconnects.remove(&subject.agent_id);
+        queue.events.push(subject);
+        drop(queue);
+        self.0.changed.notify_one();
+    }
+
+    /// A session of an agent ended, and no newer one of it lives here when `last` is true.
+    pub fn disconnected(&self, subject: Subject, last: bool) {
+        let at = self.0.clock.now();
+        let mut queue = self.0.queue();
+        if last {
+            queue.heartbeats.agents.remove(&subject.agent_id);
+            queue.disconnects.insert(subject.agent_id, at);
+        }
+        queue.events.push(subject);
+        drop(queue);
+        self.0.changed.notify_one();
+    }
+
+    /// Sessions of `agents` live now. Replaces what an earlier tick could not write.
+    pub fn heartbeat(&self, agents: HashSet<AgentId>) {
+        let at = self.0.clock.now();
+        self.0.queue().heartbeats = Heartbeats { at: (!agents.is_empty()).then_some(at), agents };
+        self.0.changed.notify_one();
+    }
+
+    /// Writes what is queued for as long as it is polled; never returns.
+    pub async fn run(&self) {
+        let mut outage = Outage::default();
+        loop {
+            self.0.changed.notified().await;
+            self.0.clock.sleep(WRITE_DELAY).await;
+            while let Err(error) = self.0.write().await {
+                outage.failed(&error);
+                self.0.clock.sleep(RETRY_DELAY).await;
+            }
+            outage.over();
+        }
+    }
+
+    /// Writes all that is queued now, for shutdown. Fails with the first error that it meets.
+    pub async fn flush(&self) -> Result<(), StoreError> {
+        self.0.write().await
+    }
+}
+
+impl Inner {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        // A panic while it was held left at worst one entry out.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn write(&self) -> Result<(), StoreError> {
+        let mut taken = std::mem::take(&mut *self.queue());
+        let result = self.write_all(&mut taken).await;
+        let events = std::mem::take(&mut taken.events);
+        if result.is_err() {
+            self.put_back(taken, events);
+            return result;
+        }
+        for subject in events {
+            let event = WorkspaceEvent {
+                kind: WorkspaceEventKind::AgentConnectionUpdate,
+                workspace_id: subject.workspace_id,
+                agent_id: Some(subject.agent_id),
+            };
+            self.pubsub.publish_workspace_event(subject.owner_id, &event);
+        }
+        Ok(())
+    }
+
+    /// In this order: a session that began and ended within one delay must be left as ended.
+    async fn write_all(&self, taken: &mut Queue) -> Result<(), StoreError> {
+        if !taken.connects.is_empty() {
+            self.store.record_connects(self.replica, &changes(&taken.connects)).await?;
+            taken.connects.clear();
+        }
+        if let Some(at) = taken.heartbeats.at {
+            let mut agents: Vec<_> = taken.heartbeats.agents.iter().copied().collect();
+            agents.sort_unstable();
+            self.store.record_heartbeats(self.replica, &agents, at).await?;
+            taken.heartbeats = Heartbeats::default();
+        }
+        if !taken.disconnects.is_empty() {
+            self.store.record_disconnects(self.replica, &changes(&taken.disconnects)).await?;
+            taken.disconnects.clear();
+        }
+        Ok(())
+    }
+
+    /// Returns what was not written to the queue, behind whatever has come since.
+    fn put_back(&self, taken: Queue, mut events: Vec<Subject>) {
+        let mut queue = self.queue();
+        for (agent, at) in taken.disconnects {
+            // A newer session has begun meanwhile, or a newer end is queued.
+            if !queue.connects.contains_key(&agent) {
+                queue.disconnects.entry(agent).or_insert(at);
+            }
+        }
+        for (agent, at) in taken.connects {
+            queue.connects.entry(agent).or_insert(at);
+        }
+        if queue.heartbeats.at.is_none() && taken.heartbeats.at.is_some() {
+            let mut heartbeats = taken.heartbeats;
+            heartbeats.agents.retain(|agent| !queue.disconnects.contains_key(agent));
+            if !heartbeats.agents.is_empty() {
+                queue.heartbeats = heartbeats;
+            }
+        }
+        events.append(&mut queue.events);
+        queue.events = events;
+        if !queue.is_empty() {
+            self.changed.notify_one();
+        }
+    }
+}
+
+/// Sorted by agent, so that replicas lock rows in one order.
+fn changes(map: &HashMap<AgentId, Timestamp>) -> Vec<ConnectionChange> {
+    let mut changes: Vec<_> = map.iter().map(|(&agent_id, &at)| ConnectionChange { agent_id, at }).collect();
+    changes.sort_unstable_by_key(|change| change.agent_id);
+    changes
+}
+
+/// Says once that writing fails, and once that it works again.
+#[derive(Debug, Default)]
+struct Outage {
+    lasting: bool,
+}
+
+impl Outage {
+    fn failed(&mut self, error: &StoreError) {
+        if !std::mem::replace(&mut self.lasting, true) {
+            tracing::error!(%error, "failed to update agent connection times");
+        }
+    }
+
+    fn over(&mut self) {
+        if std::mem::take(&mut self.lasting) {
+            tracing::info!("agent connection times are written again");
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Writes that are collected: many agents, one statement.
+//!
+//! Owns what has been accepted and is not yet in the store. Each batch is a cheap handle to add to, and a `run` that
+//! the server drives until shutdown, when it writes what is left.
+
+pub mod metadata;
+pub mod stats;
+
+/// What a batch that is still not written at the end of its time failed with.
+fn late() -> crate::store::StoreError {
+    crate::store::StoreError::Unavailable("the store did not answer before the end".to_owned())
+}

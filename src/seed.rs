@@ -1,5 +1,0 @@
-//! Seed files.
-
-/// A parsed seed file.
-#[derive(Debug)]
-pub struct Seed {}

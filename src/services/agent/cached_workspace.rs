@@ -1,0 +1,93 @@
+//! Keeping the sessions' copies of rows fresh: workspaces on a timer, agents and banners on events.
+//!
+//! Owns one tick for all sessions, where the original has one per connection. Source: coder/coder
+//! `coderd/agentapi/cached_workspace.go`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{AgentApi, AgentServices};
+use crate::ids::WorkspaceId;
+use crate::store::Invalidation;
+
+/// How often workspaces are read again.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(5 * 60);
+
+/// Workspaces in one statement.
+const WORKSPACES_PER_READ: usize = 10_000;
+
+impl AgentServices {
+    /// Refreshes for as long as it is polled; never returns.
+    pub async fn run(&self) {
+        let mut invalidations = self.parts.pubsub.invalidations();
+        let mut refreshes = self.parts.clock.interval(REFRESH_INTERVAL);
+        let mut banners = self
+            .parts
+            .clock
+            .interval(super::announcement_banners::REFRESH_INTERVAL);
+        loop {
+            tokio::select! {
+                _ = refreshes.tick() => self.refresh_workspaces().await,
+                _ = banners.tick() => self.appearance.load_full().refresh().await,
+                message = invalidations.next() => match message {
+                    Ok(invalidation) => self.invalidate(invalidation).await,
+                    // Whatever was missed concerned somebody.
+                    Err(_) => {
+                        self.live().iter().for_each(|api| api.session.drop_agent());
+                        self.appearance.load_full().refresh().await;
+                    }
+                },
+            }
+        }
+    }
+
+    async fn invalidate(&self, invalidation: Invalidation) {
+        match invalidation {
+            Invalidation::Agent { agent_id } => {
+                let sessions = self
+                    .live()
+                    .into_iter()
+                    .filter(|api| api.session.agent_id == agent_id);
+                sessions.for_each(|api| api.session.drop_agent());
+            }
+            Invalidation::Banners => self.appearance.load_full().refresh().await,
+            // The sessions themselves end, or are looked at by the next build check.
+            _ => {}
+        }
+    }
+
+    /// Reads all workspaces that sessions live in; a failure leaves the copies as they are.
+    async fn refresh_workspaces(&self) {
+        let mut sessions: HashMap<WorkspaceId, Vec<Arc<AgentApi>>> = HashMap::new();
+        for api in self.live() {
+            sessions.entry(api.session.workspace_id).or_default().push(api);
+        }
+        let ids: Vec<_> = sessions.keys().copied().collect();
+        for ids in ids.chunks(WORKSPACES_PER_READ) {
+            let workspaces = match self.parts.store.workspaces(ids).await {
+                Ok(workspaces) => workspaces,
+                Err(error) => {
+                    tracing::warn!(%error, "failed to refresh cached workspace fields");
+                    return;
+                }
+            };
+            for workspace in workspaces
+                .into_iter()
+                .filter(|workspace| !workspace.is_prebuild())
+            {
+                for api in sessions.get(&workspace.id).into_iter().flatten() {
+                    if api.session.cached_workspace().as_deref() != Some(&workspace) {
+                        tracing::debug!(
+                            workspace_id = %workspace.id,
+                            owner_id = %workspace.owner_id,
+                            name = workspace.name,
+                            "refreshed cached workspace fields"
+                        );
+                        api.session.cache_workspace(workspace.clone());
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! UpdateLifecycle: where an agent is in its life.
+//!
+//! Source: coder/coder `coderd/agentapi/lifecycle.go`. The row is not read first; the statement decides.
+
+use super::{AgentApi, agent_error, enum_name, required};
+use crate::clock::Timestamp;
+use crate::mux::Status;
+use crate::proto::agent as proto;
+use crate::proto::agent::lifecycle::State;
+use crate::pubsub::WorkspaceEventKind;
+use crate::store::{LifecycleState, LifecycleUpdate, StoreError};
+
+impl AgentApi {
+    pub(super) async fn report_lifecycle(
+        &self,
+        request: proto::UpdateLifecycleRequest,
+    ) -> Result<proto::Lifecycle, Status> {
+        let mut lifecycle = request.lifecycle.ok_or_else(|| required("lifecycle"))?;
+        let (session, parts) = (&self.session, &self.services.parts);
+        tracing::debug!(workspace_id = %session.workspace_id, payload = ?lifecycle, "workspace agent state report");
+        let state = state(lifecycle.state)?;
+        let now = parts.clock.now();
+        // An absent time is 1970, as it is for Go; only year 1 stands for "now".
+        let mut changed_at = match &lifecycle.changed_at {
+            None => Timestamp::UNIX_EPOCH,
+            Some(time) => Timestamp::from_proto(time)
+                .ok_or_else(|| write_error(&StoreError::Rejected("timestamp out of range".to_owned())))?,
+        };
+        if changed_at == Timestamp::ZERO {
+            changed_at = now;
+            lifecycle.changed_at = Some(now.into());
+        }
+        let update = LifecycleUpdate { state, changed_at };
+        let written = parts
+            .patience
+            .call(0, || parts.store.update_lifecycle(session.agent_id, &update))
+            .await;
+        match written {
+            Ok(()) => {}
+            Err(error @ StoreError::NoRows) => return Err(agent_error(session.agent_id, &error)),
+            Err(error) => {
+                tracing::error!(agent_id = %session.agent_id, %error, "failed to update lifecycle state");
+                return Err(write_error(&error));
+            }
+        }
+        self.publish(WorkspaceEventKind::AgentLifecycleUpdate);
+        Ok(lifecycle)
+    }
+}
+
+fn write_error(error: &StoreError) -> Status {
+    Status::message(format!("update workspace agent lifecycle state: {error}"))
+}
+
+fn state(number: i32) -> Result<LifecycleState, Status> {
+    let state = match State::try_from(number).unwrap_or(State::Unspecified) {
+        State::Created => LifecycleState::Created,
+        State::Starting => LifecycleState::Starting,
+        State::StartTimeout => LifecycleState::StartTimeout,
+        State::StartError => LifecycleState::StartError,
+        State::Ready => LifecycleState::Ready,
+        State::ShuttingDown => LifecycleState::ShuttingDown,
+        State::ShutdownTimeout => LifecycleState::ShutdownTimeout,
+        State::ShutdownError => LifecycleState::ShutdownError,
+        State::Off => LifecycleState::Off,
+        State::Unspecified => {
+            let name = enum_name::<State>(number, State::as_str_name);
+            return Err(Status::message(format!("unknown lifecycle state \"{name}\"")));
+        }
+    };
+    Ok(state)
+}

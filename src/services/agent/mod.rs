@@ -1,0 +1,263 @@
+//! The Agent service: what a workspace agent asks and reports.
+//!
+//! Owns the parts that all sessions share ([`AgentServices`]) and the little that a session has for itself
+//! ([`AgentApi`]); each sub-API stands in a file of its own, named as in the original. Source: coder/coder
+//! `coderd/agentapi/api.go`. Methods that are not overridden answer `Unimplemented`.
+
+mod announcement_banners;
+mod cached_workspace;
+mod lifecycle;
+mod logs;
+mod manifest;
+mod metadata;
+mod resources_monitoring;
+mod session;
+mod startup;
+mod stats;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use url::Url;
+
+pub use self::announcement_banners::{Appearance, AppearanceError, Banner, StoreAppearance};
+use self::session::Session;
+use super::patience::Patience;
+use super::tailnet::derp::DerpMaps;
+use crate::batch::metadata::MetadataBatcher;
+use crate::batch::stats::StatsBatcher;
+use crate::clock::Clock;
+use crate::ids::AgentId;
+use crate::mux::Status;
+use crate::proto::agent as proto;
+use crate::pubsub::Pubsub;
+use crate::store::{Authenticated, Monitors, Store, StoreError};
+
+/// Interval between statistics when the setting is zero.
+const DEFAULT_STATS_INTERVAL: Duration = Duration::from_secs(5 * 60);
+
+/// What an operator says about agents.
+#[derive(Clone, Debug)]
+pub struct AgentConfig {
+    /// Where agents reach this server.
+    pub access_url: Url,
+    /// Host pattern of apps with its `*`, empty for none.
+    pub app_hostname: String,
+    /// How often agents report statistics; zero is 5 minutes.
+    pub stats_interval: Duration,
+    /// Agents may only be reached through relays.
+    pub disable_direct_connections: bool,
+    /// Agents speak WebSocket to relays.
+    pub derp_force_websockets: bool,
+    /// How many git providers are configured.
+    pub git_auth_configs: u32,
+    /// Sessions are counted elsewhere (experiment `workspace-usage`).
+    pub workspace_usage: bool,
+}
+
+impl AgentConfig {
+    fn stats_interval(&self) -> Duration {
+        if self.stats_interval.is_zero() {
+            DEFAULT_STATS_INTERVAL
+        } else {
+            self.stats_interval
+        }
+    }
+}
+
+/// The collaborators of the service.
+#[derive(Clone, Debug)]
+pub struct Collaborators {
+    /// Holds every row.
+    pub store: Arc<dyn Store>,
+    /// Tells the time.
+    pub clock: Clock,
+    /// Carries events.
+    pub pubsub: Pubsub,
+    /// Waits for the store.
+    pub patience: Patience,
+    /// Collects statistics.
+    pub stats: StatsBatcher,
+    /// Collects metadata.
+    pub metadata: MetadataBatcher,
+    /// Has the DERP map.
+    pub derp_maps: DerpMaps,
+}
+
+/// The parts of the service that all sessions share.
+#[derive(Debug)]
+pub struct AgentServices {
+    parts: Collaborators,
+    config: AgentConfig,
+    appearance: ArcSwap<Box<dyn Appearance>>,
+    sessions: Mutex<SessionList>,
+}
+
+/// Sessions that live, so that their copies of rows can be refreshed. Bounded by the sessions of the server.
+#[derive(Debug, Default)]
+struct SessionList {
+    next: u64,
+    live: HashMap<u64, Weak<AgentApi>>,
+}
+
+impl AgentServices {
+    /// Puts the service together.
+    pub fn new(parts: Collaborators, config: AgentConfig, appearance: impl Appearance) -> Arc<Self> {
+        let appearance = ArcSwap::from_pointee(Box::new(appearance) as Box<dyn Appearance>);
+        Arc::new(Self {
+            parts,
+            config,
+            appearance,
+            sessions: Mutex::default(),
+        })
+    }
+
+    /// Exchanges where banners come from; the next call asks the new source.
+    pub fn swap_appearance(&self, appearance: impl Appearance) {
+        self.appearance.store(Arc::new(Box::new(appearance)));
+    }
+
+    /// Begins a session: reads what it needs beside what authentication has read.
+    ///
+    /// `api_version` is what the agent dialed with, as it wrote it. An error ends the connection.
+    pub async fn begin(
+        self: &Arc<Self>,
+        authenticated: Authenticated,
+        api_version: String,
+    ) -> Result<Arc<AgentApi>, StoreError> {
+        let id = authenticated.agent.id;
+        let monitors = self
+            .parts
+            .patience
+            .call(0, || self.parts.store.monitors(id))
+            .await?;
+        Ok(self.session(authenticated, api_version, monitors))
+    }
+
+    fn session(
+        self: &Arc<Self>,
+        authenticated: Authenticated,
+        api_version: String,
+        monitors: Monitors,
+    ) -> Arc<AgentApi> {
+        let mut list = self.list();
+        let number = list.next;
+        list.next += 1;
+        let session = Session::new(authenticated, api_version, monitors);
+        let api = Arc::new(AgentApi {
+            services: Arc::clone(self),
+            number,
+            session,
+        });
+        list.live.insert(number, Arc::downgrade(&api));
+        api
+    }
+
+    fn list(&self) -> MutexGuard<'_, SessionList> {
+        // Every holder leaves it whole at each step.
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn live(&self) -> Vec<Arc<AgentApi>> {
+        self.list().live.values().filter_map(Weak::upgrade).collect()
+    }
+}
+
+/// The service for one session.
+#[derive(Debug)]
+pub struct AgentApi {
+    services: Arc<AgentServices>,
+    number: u64,
+    session: Session,
+}
+
+impl AgentApi {
+    /// Whose session it is.
+    pub fn agent_id(&self) -> AgentId {
+        self.session.agent_id
+    }
+}
+
+impl Drop for AgentApi {
+    fn drop(&mut self) {
+        self.services.list().live.remove(&self.number);
+    }
+}
+
+/// What a peer is told when an agent's row cannot be had.
+fn agent_error(agent: AgentId, error: &StoreError) -> Status {
+    Status::message(format!("get workspace agent by id \"{agent}\": {error}"))
+}
+
+/// What a peer is told when a sub-message is absent; the original panics.
+fn required(field: &str) -> Status {
+    Status::message(format!("{field} is required"))
+}
+
+/// An enum's value as the original prints it in error texts: its name, or its number when it has none.
+fn enum_name<E: TryFrom<i32>>(number: i32, name: fn(&E) -> &'static str) -> String {
+    E::try_from(number).map_or_else(|_| number.to_string(), |value| name(&value).to_owned())
+}
+
+impl proto::Agent for AgentApi {
+    async fn get_manifest(&self, _request: proto::GetManifestRequest) -> Result<proto::Manifest, Status> {
+        self.manifest().await
+    }
+
+    async fn get_service_banner(
+        &self,
+        _request: proto::GetServiceBannerRequest,
+    ) -> Result<proto::ServiceBanner, Status> {
+        self.service_banner().await
+    }
+
+    async fn get_announcement_banners(
+        &self,
+        _request: proto::GetAnnouncementBannersRequest,
+    ) -> Result<proto::GetAnnouncementBannersResponse, Status> {
+        self.announcement_banners().await
+    }
+
+    async fn update_stats(
+        &self,
+        request: proto::UpdateStatsRequest,
+    ) -> Result<proto::UpdateStatsResponse, Status> {
+        self.report_stats(request).await
+    }
+
+    async fn update_lifecycle(
+        &self,
+        request: proto::UpdateLifecycleRequest,
+    ) -> Result<proto::Lifecycle, Status> {
+        self.report_lifecycle(request).await
+    }
+
+    async fn update_startup(&self, request: proto::UpdateStartupRequest) -> Result<proto::Startup, Status> {
+        self.report_startup(request).await
+    }
+
+    async fn batch_update_metadata(
+        &self,
+        request: proto::BatchUpdateMetadataRequest,
+    ) -> Result<proto::BatchUpdateMetadataResponse, Status> {
+        self.report_metadata(request)
+    }
+
+    async fn batch_create_logs(
+        &self,
+        request: proto::BatchCreateLogsRequest,
+    ) -> Result<proto::BatchCreateLogsResponse, Status> {
+        self.create_logs(request).await
+    }
+
+    async fn get_resources_monitoring_configuration(
+        &self,
+        _request: proto::GetResourcesMonitoringConfigurationRequest,
+    ) -> Result<proto::GetResourcesMonitoringConfigurationResponse, Status> {
+        Ok(self.monitoring_configuration())
+    }
+}

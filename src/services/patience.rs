@@ -1,0 +1,187 @@
+//! Waiting for a store that is away, so that an agent's call need not fail.
+//!
+//! Most failed calls make an agent drop its connection and dial again, and some lose what they carried. A call
+//! therefore waits until the store answers, for at most a set time, and while all waiting calls together hold a bounded
+//! amount of memory. Owns when a call is tried again; must never turn an answer of the store, even an error, into
+//! another one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+use crate::clock::Clock;
+use crate::store::StoreError;
+
+/// How long a call waits for the store by default (`--store-wait`).
+pub const DEFAULT_STORE_WAIT: Duration = Duration::from_secs(15 * 60);
+
+/// Memory that waiting requests may hold together. A start storm of thousands of agents sends about 1 KiB each; what
+/// goes beyond it fails as it would have without waiting.
+const MAX_WAITING_BYTES: usize = 64 << 20;
+
+/// What a waiting call holds beside its payload: its stream, its task's state, its reply.
+const CALL_OVERHEAD: usize = 1 << 10;
+
+/// Memory is counted in pieces of this size.
+const PIECE: usize = 1 << 10;
+
+/// Waiting calls that may try the store at the same time. One would do to notice that it is back; a few more keep the
+/// queue moving when it is.
+const MAX_TRIES_AT_ONCE: usize = 16;
+
+/// Pause before the first and, doubling, between the following tries.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// Longest pause between two tries; how late a waiting call may notice that the store is back.
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+
+/// Waits for the store on behalf of calls. Cheap to clone; clones share the memory bound.
+#[derive(Clone, Debug)]
+pub struct Patience {
+    clock: Clock,
+    wait: Duration,
+    memory: Arc<Semaphore>,
+    tries: Arc<Semaphore>,
+}
+
+impl Patience {
+    /// Waits up to `wait` per call; zero means not at all.
+    pub fn new(clock: Clock, wait: Duration) -> Self {
+        Self {
+            clock,
+            wait,
+            memory: Arc::new(Semaphore::new(MAX_WAITING_BYTES / PIECE)),
+            tries: Arc::new(Semaphore::new(MAX_TRIES_AT_ONCE)),
+        }
+    }
+
+    /// Runs `attempt` until the store answers; `bytes` is the size of the payload that is held meanwhile.
+    ///
+    /// Fails with [`StoreError::Unavailable`] when the store is away for longer than the set time, or when there is no
+    /// room for one more waiting call. An attempt whose outcome is unknown is made again: `attempt` must be a write
+    /// that may happen twice. Ends with the call when the future is dropped.
+    pub async fn call<T, F>(&self, bytes: usize, mut attempt: impl FnMut() -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        match attempt().await {
+            Err(error) if error.is_unavailable() => self.wait(bytes, error, attempt).await,
+            answer => answer,
+        }
+    }
+
+    async fn wait<T, F>(
+        &self,
+        bytes: usize,
+        mut error: StoreError,
+        mut attempt: impl FnMut() -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let pieces = (bytes + CALL_OVERHEAD).div_ceil(PIECE);
+        let Ok(_memory) = self
+            .memory
+            .try_acquire_many(u32::try_from(pieces).unwrap_or(u32::MAX))
+        else {
+            tracing::warn!("store is away and no more calls can wait for it");
+            return Err(error);
+        };
+        let deadline = self.clock.monotonic() + self.wait;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            // Spread, so that calls which failed together do not come back together.
+            let spread = pause.mul_f64(rand::random_range(0.5..1.0));
+            if self.clock.monotonic() + spread > deadline {
+                return Err(error);
+            }
+            self.clock.sleep(spread).await;
+            pause = (pause * 2).min(MAX_PAUSE);
+            // The semaphore is never closed.
+            let _try = self.tries.acquire().await;
+            match attempt().await {
+                Err(next) if next.is_unavailable() => error = next,
+                answer => return answer,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::clock::Timestamp;
+
+    fn patience(wait: Duration) -> Patience {
+        Patience::new(Clock::driven(Timestamp::UNIX_EPOCH), wait)
+    }
+
+    fn away() -> StoreError {
+        StoreError::Unavailable("disk full".to_owned())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_succeeds_once_the_store_is_back() {
+        let patience = patience(DEFAULT_STORE_WAIT);
+        let start = patience.clock.monotonic();
+        let back_at = start + Duration::from_secs(600);
+        let answer = patience
+            .call(0, async || {
+                if patience.clock.monotonic() < back_at {
+                    Err(away())
+                } else {
+                    Ok(7)
+                }
+            })
+            .await;
+        assert_eq!(answer, Ok(7));
+        assert!(start.elapsed() <= Duration::from_secs(600) + MAX_PAUSE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_not_asked_for_again() {
+        let tries = Cell::new(0);
+        let answer = patience(DEFAULT_STORE_WAIT)
+            .call(0, async || {
+                tries.set(tries.get() + 1);
+                Err::<(), _>(StoreError::NoRows)
+            })
+            .await;
+        assert_eq!((answer, tries.get()), (Err(StoreError::NoRows), 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_ends_after_the_set_time() {
+        let patience = patience(DEFAULT_STORE_WAIT);
+        let start = patience.clock.monotonic();
+        let answer = patience.call(0, async || Err::<(), _>(away())).await;
+        assert_eq!(answer, Err(away()));
+        let waited = start.elapsed();
+        assert!(
+            waited <= DEFAULT_STORE_WAIT && waited >= DEFAULT_STORE_WAIT - MAX_PAUSE,
+            "{waited:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_calls_hold_a_bounded_amount_of_memory() {
+        let patience = patience(DEFAULT_STORE_WAIT);
+        let start = patience.clock.monotonic();
+        let mut big = Box::pin(patience.call(MAX_WAITING_BYTES - 2 * CALL_OVERHEAD, async || {
+            Err::<(), _>(away())
+        }));
+        let poll = futures_util::poll!(&mut big);
+        assert!(poll.is_pending());
+        // Room for one small call is left, and for no second one.
+        let mut small = Box::pin(patience.call(0, async || Err::<(), _>(away())));
+        assert!(futures_util::poll!(&mut small).is_pending());
+        assert_eq!(patience.call(0, async || Err::<(), _>(away())).await, Err(away()));
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        // A cancelled call makes room.
+        drop(big);
+        assert!(futures_util::poll!(Box::pin(patience.call(0, async || Err::<(), _>(away())))).is_pending());
+    }
+}

@@ -1,0 +1,169 @@
+//! DERP maps as agents get them: comparing, checking and completing.
+
+use url::Url;
+
+use crate::proto::tailnet::DerpMap;
+use crate::proto::tailnet::derp_map::region::Node;
+use crate::proto::tailnet::derp_map::{HomeParams, Region};
+
+/// STUN port of a node that does no STUN.
+const NO_STUN: i32 = -1;
+
+/// Id of the region of a server that was given no map.
+pub const DEFAULT_REGION: i64 = 999;
+
+/// Why a map cannot be used. The first two texts are the original's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DerpMapError {
+    /// It has no regions.
+    #[error(
+        "DERP map has no regions. DERP servers must be configured, or agents and clients can only connect directly"
+    )]
+    NoRegions,
+    /// All of its nodes only do STUN.
+    #[error("DERP map has no DERP nodes. At least one node must not be STUN-only")]
+    NoNodes,
+    /// A region promises a relay that this server does not have.
+    #[error("region {0} has EmbeddedRelay set, but this server serves no relay")]
+    EmbeddedRelay(i64),
+    /// The key of a region is not its id.
+    #[error("region {key} has RegionID {id}")]
+    RegionId {
+        /// Its key in the map.
+        key: i64,
+        /// Its own idea.
+        id: i64,
+    },
+    /// A STUN region would take the id of another region.
+    #[error("region {0} of the STUN addresses is already in the DERP map")]
+    RegionTaken(i64),
+    /// A STUN address has no port.
+    #[error("split host port for {0:?}: missing port in address")]
+    StunAddress(String),
+    /// A STUN address has a port that is no number.
+    #[error("parse port for {0:?}: invalid syntax")]
+    StunPort(String),
+}
+
+/// Whether agents would see no difference. The order of nodes in a region is none, the time of day neither.
+///
+/// Unlike the original (coder/coder `tailnet/derpmap.go:CompareDERPMaps`), home parameters and `can_port_80` count.
+pub fn same_map(one: &DerpMap, other: &DerpMap) -> bool {
+    one.home_params == other.home_params
+        && one.regions.len() == other.regions.len()
+        && one.regions.iter().all(|(id, region)| {
+            other
+                .regions
+                .get(id)
+                .is_some_and(|other| same_region(region, other))
+        })
+}
+
+fn same_region(one: &Region, other: &Region) -> bool {
+    let by_name = |region: &Region| {
+        let mut nodes = region.nodes.clone();
+        nodes.sort_by(|one, other| one.name.cmp(&other.name));
+        nodes
+    };
+    let without_nodes = |region: &Region| Region {
+        nodes: Vec::new(),
+        ..region.clone()
+    };
+    without_nodes(one) == without_nodes(other) && by_name(one) == by_name(other)
+}
+
+/// The map of a server that was given none: one region at the access URL, which agents take as their home, reachable or
+/// not, so that direct connections work. It does not pretend to be a relay.
+pub fn default_map(access_url: &Url) -> DerpMap {
+    let node = Node {
+        name: format!("{DEFAULT_REGION}a"),
+        region_id: DEFAULT_REGION,
+        host_name: access_url.host_str().unwrap_or_default().to_owned(),
+        stun_port: NO_STUN,
+        derp_port: access_url.port_or_known_default().map_or(0, i32::from),
+        force_http: access_url.scheme() == "http",
+        ..Node::default()
+    };
+    let region = Region {
+        region_id: DEFAULT_REGION,
+        region_code: "drpcd".to_owned(),
+        region_name: "drpcd".to_owned(),
+        nodes: vec![node],
+        ..Region::default()
+    };
+    DerpMap {
+        home_params: Some(HomeParams::default()),
+        regions: [(DEFAULT_REGION, region)].into(),
+    }
+}
+
+/// One region per STUN address, with ids behind `base`. `disable` alone is none.
+pub fn stun_regions(base: i64, addresses: &[String]) -> Result<Vec<Region>, DerpMapError> {
+    if addresses.len() == 1 && addresses[0] == "disable" {
+        return Ok(Vec::new());
+    }
+    let regions = addresses.iter().zip(base + 1..).map(|(address, id)| {
+        let (host, port) = address
+            .rsplit_once(':')
+            .ok_or_else(|| DerpMapError::StunAddress(address.clone()))?;
+        let port: u16 = port
+            .parse()
+            .map_err(|_| DerpMapError::StunPort(address.clone()))?;
+        let node = Node {
+            name: format!("{id}stun0"),
+            region_id: id,
+            host_name: host.trim_matches(['[', ']']).to_owned(),
+            stun_only: true,
+            stun_port: port.into(),
+            ..Node::default()
+        };
+        Ok(Region {
+            region_id: id,
+            region_code: format!("coder_stun_{id}"),
+            region_name: format!("Coder STUN {id}"),
+            nodes: vec![node],
+            ..Region::default()
+        })
+    });
+    regions.collect()
+}
+
+/// Adds regions; an id that is taken is an error.
+pub fn add_regions(map: &mut DerpMap, regions: Vec<Region>) -> Result<(), DerpMapError> {
+    for region in regions {
+        if map.regions.contains_key(&region.region_id) {
+            return Err(DerpMapError::RegionTaken(region.region_id));
+        }
+        map.regions.insert(region.region_id, region);
+    }
+    Ok(())
+}
+
+/// Checks a map that an operator gave.
+pub fn check(map: &DerpMap) -> Result<(), DerpMapError> {
+    if map.regions.is_empty() {
+        return Err(DerpMapError::NoRegions);
+    }
+    for (&key, region) in &map.regions {
+        if key != region.region_id {
+            return Err(DerpMapError::RegionId {
+                key,
+                id: region.region_id,
+            });
+        }
+        if region.embedded_relay {
+            return Err(DerpMapError::EmbeddedRelay(key));
+        }
+    }
+    let relays = map
+        .regions
+        .values()
+        .flat_map(|region| &region.nodes)
+        .any(|node| !node.stun_only);
+    if relays {
+        Ok(())
+    } else {
+        Err(DerpMapError::NoNodes)
+    }
+}

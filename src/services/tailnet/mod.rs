@@ -1,0 +1,194 @@
+//! The Tailnet service: DERP maps and coordination for the peers of one session.
+//!
+//! Owns who a session is and what it may ask of the coordinator. Must never know of frames; what nodes and tunnels mean is
+//! the coordinator's. Source: coder/coder `tailnet/service.go`.
+
+mod authorization;
+pub mod derp;
+mod derp_config;
+pub mod derp_map;
+#[cfg(test)]
+mod tests;
+
+use std::future::poll_fn;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use futures_util::future::{Either, FutureExt, select};
+
+pub use self::authorization::{Authority, AuthorizationError};
+use self::derp::DerpMaps;
+use crate::coordinator::{Connection, Coordinator, PeerId};
+use crate::mux::{Inbound, Outbound, Status};
+use crate::proto::tailnet::{
+    CoordinateRequest, CoordinateResponse, DerpMap, StreamDerpMapsRequest, Tailnet, TelemetryRequest,
+    TelemetryResponse,
+};
+
+/// What a peer is told when handling its request has panicked. It must not leak any detail.
+const INTERNAL_ERROR: &str = "internal error";
+
+/// The parts of the service that all sessions share.
+#[derive(Debug)]
+pub struct TailnetServices {
+    coordinator: ArcSwap<Box<dyn Coordinator>>,
+    derp_maps: DerpMaps,
+}
+
+impl TailnetServices {
+    /// Coordinates with `coordinator`, sends maps from `derp_maps`.
+    pub fn new(coordinator: impl Coordinator, derp_maps: DerpMaps) -> Self {
+        Self {
+            coordinator: ArcSwap::from_pointee(Box::new(coordinator)),
+            derp_maps,
+        }
+    }
+
+    /// Exchanges the coordinator. The old one is closed; its peers are told, and call again.
+    pub fn swap_coordinator(&self, coordinator: impl Coordinator) {
+        self.coordinator.swap(Arc::new(Box::new(coordinator))).close();
+    }
+
+    /// Ends every Coordinate call.
+    pub fn close(&self) {
+        self.coordinator.load().close();
+    }
+}
+
+/// Who calls: the identity that a session was authenticated with.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The peer's id; of an agent, its own.
+    pub id: PeerId,
+    /// For logs: `<owner>-<workspace>-<agent>`.
+    pub name: Box<str>,
+    /// What it may ask.
+    pub authority: Authority,
+}
+
+/// The service for one session.
+#[derive(Debug)]
+pub struct TailnetApi {
+    services: Arc<TailnetServices>,
+    identity: Option<Identity>,
+}
+
+impl TailnetApi {
+    /// Serves the session of `identity`; without one, Coordinate is refused.
+    pub fn new(services: Arc<TailnetServices>, identity: Option<Identity>) -> Self {
+        Self { services, identity }
+    }
+}
+
+impl Tailnet for TailnetApi {
+    /// Events are taken and counted nowhere yet: agents send none.
+    async fn post_telemetry(&self, _request: TelemetryRequest) -> Result<TelemetryResponse, Status> {
+        Ok(TelemetryResponse {})
+    }
+
+    /// Sends the map now and whenever it changes, until the peer leaves.
+    async fn stream_derp_maps(
+        &self,
+        _request: StreamDerpMapsRequest,
+        mut replies: Outbound<DerpMap>,
+    ) -> Result<(), Status> {
+        let mut maps = self.services.derp_maps.clone();
+        let mut sent: Option<Arc<DerpMap>> = None;
+        loop {
+            let map = maps.latest();
+            if !sent.as_ref().is_some_and(|sent| derp_map::same_map(sent, &map)) {
+                let result = replies.send(&map).await;
+                result.map_err(|error| Status::message(format!("send derp map: {error}")))?;
+                sent = Some(map);
+            }
+            if !maps.changed().await {
+                // The source of maps is gone with the server; the session ends next.
+                replies.close();
+                return Ok(());
+            }
+        }
+    }
+
+    /// Exchanges nodes until the peer says goodbye or leaves. Problems are told in the stream before it ends.
+    async fn coordinate(
+        &self,
+        requests: Inbound<CoordinateRequest>,
+        mut replies: Outbound<CoordinateResponse>,
+    ) -> Result<(), Status> {
+        let Some(identity) = &self.identity else {
+            return Err(Status::message("no Stream ID"));
+        };
+        let coordinator = self.services.coordinator.load_full();
+        // Dropped with this future when the peer leaves, which is what makes it lost.
+        let connection = coordinator.connect(identity.id, &identity.name);
+        let ended = {
+            let receiving = std::pin::pin!(receive(identity, &*connection, requests));
+            let sending = std::pin::pin!(send(&*connection, &mut replies));
+            match select(receiving, sending).await {
+                // The peer sends no more. If it said goodbye before, the coordinator has ended the connection.
+                Either::Left((Ok(()), sending)) => match sending.now_or_never() {
+                    Some(result) => Ended::ByCoordinator(result),
+                    None => return Ok(()),
+                },
+                Either::Left((Err(refusal), _)) => Ended::Refused(refusal),
+                Either::Right((result, _)) => Ended::ByCoordinator(result),
+            }
+        };
+        let refusal = match ended {
+            Ended::ByCoordinator(result) => {
+                replies.close();
+                return result;
+            }
+            Ended::Refused(refusal) => refusal,
+        };
+        // The others learn of the loss before the peer learns why.
+        drop(connection);
+        let last = CoordinateResponse {
+            peer_updates: Vec::new(),
+            error: refusal,
+        };
+        replies.send(&last).await?;
+        replies.close();
+        Ok(())
+    }
+}
+
+/// Why a Coordinate call ends from this side.
+enum Ended {
+    /// The coordinator has ended the connection, or the peer could not be told something.
+    ByCoordinator(Result<(), Status>),
+    /// A request was refused.
+    Refused(String),
+}
+
+/// Passes requests on until the peer sends no more; an error is why the peer is refused.
+async fn receive(
+    identity: &Identity,
+    connection: &dyn Connection,
+    mut requests: Inbound<CoordinateRequest>,
+) -> Result<(), String> {
+    while let Ok(Some(request)) = requests.next().await {
+        identity
+            .authority
+            .authorize(&request)
+            .map_err(|error| error.to_string())?;
+        let handled = std::panic::catch_unwind(AssertUnwindSafe(|| connection.handle(request)));
+        match handled {
+            Ok(result) => result.map_err(|error| error.to_string())?,
+            Err(_) => {
+                tracing::error!(peer = %identity.id, "panic while coordinating");
+                return Err(INTERNAL_ERROR.to_owned());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Passes responses on until the coordinator ends the connection.
+async fn send(connection: &dyn Connection, replies: &mut Outbound<CoordinateResponse>) -> Result<(), Status> {
+    while let Some(response) = poll_fn(|cx| connection.poll_response(cx)).await {
+        replies.send(&response).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,77 @@
+//! One tick for all sessions.
+
+use std::collections::HashSet;
+
+use super::{Inner, Role, Session};
+use crate::ids::BuildId;
+use crate::mux::CloseCause;
+
+/// Builds asked for in one statement of the build check.
+const BUILDS_PER_CHECK: usize = 1_000;
+
+/// Why a silent session is closed; the original's words.
+const PING_TIMEOUT: &str = "ping timeout";
+
+/// Why a session of an old build is closed; the original's words.
+const BUILD_OUTDATED: &str = "build is outdated";
+
+pub(super) async fn run(sessions: &Inner) {
+    let mut ticks = sessions.clock.interval(sessions.config.update_frequency);
+    let mut check_failing = false;
+    loop {
+        ticks.tick().await;
+        let live = check_liveness(sessions);
+        let agents = live.iter().filter(|session| session.info.role == Role::Agent);
+        sessions.times.heartbeat(agents.map(|session| session.info.subject.agent_id).collect());
+        check_builds(sessions, &live, &mut check_failing).await;
+    }
+}
+
+/// Pings who is silent, closes who has been silent for too long, and returns the others.
+///
+/// Any byte counts as a sign of life; an idle Go peer answers a ping within a millisecond.
+fn check_liveness(sessions: &Inner) -> Vec<Session> {
+    let now = sessions.clock.monotonic();
+    let mut live = sessions.snapshot();
+    live.retain(|session| {
+        let silence = now.saturating_duration_since(session.control.last_received());
+        if silence > sessions.config.inactive_timeout {
+            tracing::warn!(agent_id = %session.info.subject.agent_id, "connection to agent timed out");
+            session.control.close(CloseCause::Requested, PING_TIMEOUT);
+            return false;
+        }
+        if silence >= sessions.config.update_frequency {
+            session.control.ping();
+        }
+        true
+    });
+    live
+}
+
+/// Closes the sessions whose build may no longer have one, by the rule of authentication.
+async fn check_builds(sessions: &Inner, live: &[Session], failing: &mut bool) {
+    let agents = || live.iter().filter(|session| session.info.role == Role::Agent);
+    let builds: HashSet<BuildId> = agents().map(|session| session.info.build_id).collect();
+    let builds: Vec<_> = builds.into_iter().collect();
+    let mut outdated = HashSet::new();
+    for chunk in builds.chunks(BUILDS_PER_CHECK) {
+        match sessions.store.outdated_builds(chunk).await {
+            Ok(found) => outdated.extend(found),
+            Err(error) => {
+                if !std::mem::replace(failing, true) {
+                    tracing::warn!(%error, "failed to check for outdated builds");
+                }
+                return;
+            }
+        }
+    }
+    *failing = false;
+    for session in agents().filter(|session| outdated.contains(&session.info.build_id)) {
+        tracing::info!(
+            agent_id = %session.info.subject.agent_id,
+            workspace_id = %session.info.subject.workspace_id,
+            "disconnected possibly outdated agent"
+        );
+        session.control.close(CloseCause::Requested, BUILD_OUTDATED);
+    }
+}

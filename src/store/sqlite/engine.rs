@@ -1,0 +1,344 @@
+//! Connections to one database file: a single writer, a few readers, and every statement counted by name.
+//!
+//! Owns what may run at the same time and what happens to a connection whose transaction did not end. Knows no table.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use sqlx::query::Query;
+use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteRow};
+use sqlx::{ConnectOptions as _, Connection as _, Sqlite};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::error::store_error;
+use crate::store::StoreError;
+
+/// One statement and the name under which it is counted.
+#[derive(Debug)]
+pub(super) struct Statement {
+    pub(super) name: &'static str,
+    pub(super) sql: &'static str,
+}
+
+impl Statement {
+    /// The statement with its first argument.
+    pub(super) fn bind<'q, T>(&'static self, value: T) -> Call<'q>
+    where
+        T: sqlx::Encode<'q, Sqlite> + sqlx::Type<Sqlite> + 'q,
+    {
+        self.call().bind(value)
+    }
+
+    /// The statement without arguments so far.
+    pub(super) fn call<'q>(&'static self) -> Call<'q> {
+        Call {
+            statement: self,
+            query: sqlx::query(self.sql),
+        }
+    }
+}
+
+/// Declares statements, and lists them for the counters and for the test that prepares each.
+macro_rules! statements {
+    ($($(#[$doc:meta])* $constant:ident = $name:literal: $sql:expr;)*) => {
+        $($(#[$doc])* static $constant: $crate::store::sqlite::engine::Statement =
+            $crate::store::sqlite::engine::Statement { name: $name, sql: $sql };)*
+
+        /// Every statement of this module.
+        pub(in $crate::store::sqlite) static STATEMENTS: &[&$crate::store::sqlite::engine::Statement] = &[$(&$constant),*];
+    };
+}
+pub(super) use statements;
+
+/// A statement with its arguments.
+pub(super) struct Call<'q> {
+    statement: &'static Statement,
+    query: Query<'q, Sqlite, SqliteArguments>,
+}
+
+impl<'q> Call<'q> {
+    /// Adds the next argument.
+    pub(super) fn bind<T>(mut self, value: T) -> Self
+    where
+        T: sqlx::Encode<'q, Sqlite> + sqlx::Type<Sqlite> + 'q,
+    {
+        self.query = self.query.bind(value);
+        self
+    }
+}
+
+/// What a statement that returns no rows did.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Done {
+    /// Rows inserted, updated or deleted.
+    pub(super) rows: u64,
+    /// Row id of the last inserted row of the connection.
+    pub(super) last_id: i64,
+}
+
+/// How often each statement ran.
+#[derive(Debug)]
+struct Counters(BTreeMap<&'static str, AtomicU64>);
+
+impl Counters {
+    fn count(&self, statement: &Statement) {
+        if let Some(counter) = self.0.get(statement.name) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Connections of one kind. At most `limit` exist; further callers wait in order of arrival, and how long is theirs to
+/// bound: dropping the wait is safe.
+struct Slots {
+    limit: u32,
+    permits: Semaphore,
+    idle: Mutex<Vec<SqliteConnection>>,
+    options: SqliteConnectOptions,
+    /// Connections opened so far, so that state kept per connection is known to be of another one.
+    opened: AtomicU64,
+}
+
+impl Slots {
+    fn new(limit: u32, options: SqliteConnectOptions) -> Self {
+        Self {
+            limit,
+            permits: Semaphore::new(limit as usize),
+            idle: Mutex::new(Vec::new()),
+            options,
+            opened: AtomicU64::new(0),
+        }
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<SqliteConnection>> {
+        // A list of whole connections is valid whoever panicked.
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn adopt(&self, connection: SqliteConnection) {
+        self.opened.fetch_add(1, Ordering::Relaxed);
+        self.idle().push(connection);
+    }
+
+    async fn acquire<'d>(&'d self, counters: &'d Counters) -> Result<Session<'d>, StoreError> {
+        let permit = self.permits.acquire().await.map_err(|_| closed())?;
+        let idle = self.idle().pop();
+        let connection = if let Some(connection) = idle {
+            connection
+        } else {
+            let connection = self
+                .options
+                .connect()
+                .await
+                .map_err(|error| store_error(&error))?;
+            self.opened.fetch_add(1, Ordering::Relaxed);
+            connection
+        };
+        Ok(Session {
+            slots: self,
+            counters,
+            connection: Some(connection),
+            unfinished: false,
+            lost: false,
+            _permit: permit,
+        })
+    }
+
+    /// Waits for every session, then closes the connections.
+    async fn close(&self) {
+        let all = self.permits.acquire_many(self.limit).await;
+        self.permits.close();
+        drop(all);
+        let idle = std::mem::take(&mut *self.idle());
+        for connection in idle {
+            if let Err(error) = connection.close().await {
+                tracing::debug!(error = %store_error(&error), "closing a database connection failed");
+            }
+        }
+    }
+}
+
+/// One database file.
+pub(super) struct Database {
+    writer: Slots,
+    readers: Slots,
+    counters: Counters,
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Database").finish_non_exhaustive()
+    }
+}
+
+impl Database {
+    /// `writer` is the connection that migrated the file; others are opened with `options` when they are needed.
+    pub(super) fn new(
+        writer: SqliteConnection,
+        writer_options: SqliteConnectOptions,
+        reader_options: SqliteConnectOptions,
+        readers: u32,
+        statements: impl Iterator<Item = &'static Statement>,
+    ) -> Self {
+        let slot = Slots::new(1, writer_options);
+        slot.adopt(writer);
+        Self {
+            writer: slot,
+            readers: Slots::new(readers, reader_options),
+            counters: Counters(statements.map(|s| (s.name, AtomicU64::new(0))).collect()),
+        }
+    }
+
+    /// A connection for reading; statements on it see one snapshot each.
+    pub(super) async fn read(&self) -> Result<Session<'_>, StoreError> {
+        self.readers.acquire(&self.counters).await
+    }
+
+    /// A connection for reading whose statements all see the same snapshot; must be finished.
+    pub(super) async fn snapshot(&self) -> Result<Session<'_>, StoreError> {
+        let mut session = self.read().await?;
+        session.begin("BEGIN").await?;
+        Ok(session)
+    }
+
+    /// The writing connection, for one statement that is a transaction of its own.
+    pub(super) async fn write(&self) -> Result<Session<'_>, StoreError> {
+        self.writer.acquire(&self.counters).await
+    }
+
+    /// The writing connection within a transaction that holds the database's write lock; must be finished.
+    pub(super) async fn transaction(&self) -> Result<Session<'_>, StoreError> {
+        let mut session = self.write().await?;
+        session.begin("BEGIN IMMEDIATE").await?;
+        Ok(session)
+    }
+
+    /// How many connections for writing were opened so far.
+    pub(super) fn writers_opened(&self) -> u64 {
+        self.writer.opened.load(Ordering::Relaxed)
+    }
+
+    /// How often each statement ran, by name.
+    pub(super) fn statements(&self) -> Vec<(&'static str, u64)> {
+        self.counters
+            .0
+            .iter()
+            .map(|(name, count)| (*name, count.load(Ordering::Relaxed)))
+            .collect()
+    }
+
+    /// Waits for running sessions and closes the file.
+    pub(super) async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+}
+
+fn closed() -> StoreError {
+    StoreError::Unavailable("the store is closed".to_owned())
+}
+
+/// The use of one connection. Dropped within a transaction (an error on the way, or the caller gave up), it takes the
+/// connection with it: SQLite then rolls back, whatever state the connection was in.
+pub(super) struct Session<'d> {
+    slots: &'d Slots,
+    counters: &'d Counters,
+    /// Gone only while the session is dropped.
+    connection: Option<SqliteConnection>,
+    /// Within a transaction.
+    unfinished: bool,
+    /// The connection's thread has ended.
+    lost: bool,
+    _permit: SemaphorePermit<'d>,
+}
+
+impl Session<'_> {
+    /// Runs a statement that returns no rows.
+    pub(super) async fn execute(&mut self, call: Call<'_>) -> Result<Done, StoreError> {
+        self.counters.count(call.statement);
+        let result = call.query.execute(self.connection()?).await;
+        let done = self.check(result)?;
+        Ok(Done {
+            rows: done.rows_affected(),
+            last_id: done.last_insert_rowid(),
+        })
+    }
+
+    /// Runs a statement for its first row.
+    pub(super) async fn optional(&mut self, call: Call<'_>) -> Result<Option<SqliteRow>, StoreError> {
+        self.counters.count(call.statement);
+        let result = call.query.fetch_optional(self.connection()?).await;
+        self.check(result)
+    }
+
+    /// Runs a statement for its one row.
+    pub(super) async fn one(&mut self, call: Call<'_>) -> Result<SqliteRow, StoreError> {
+        self.optional(call).await?.ok_or(StoreError::NoRows)
+    }
+
+    /// Runs a statement for all its rows.
+    pub(super) async fn all(&mut self, call: Call<'_>) -> Result<Vec<SqliteRow>, StoreError> {
+        self.counters.count(call.statement);
+        let result = call.query.fetch_all(self.connection()?).await;
+        self.check(result)
+    }
+
+    /// Reads an integer PRAGMA, which is not counted.
+    pub(super) async fn pragma(&mut self, sql: &'static str) -> Result<i64, StoreError> {
+        let result = sqlx::query_scalar(sql).fetch_one(self.connection()?).await;
+        self.check(result)
+    }
+
+    async fn begin(&mut self, sql: &'static str) -> Result<(), StoreError> {
+        // Before the statement: a caller that gives up while it runs leaves a transaction behind.
+        self.unfinished = true;
+        let begun = self.control(sql).await;
+        if matches!(begun, Err(StoreError::Unavailable(_))) && !self.lost {
+            // The lock was not to be had, so there is no transaction.
+            self.unfinished = false;
+        }
+        begun
+    }
+
+    /// Ends the transaction: commits what succeeded, undoes what failed.
+    pub(super) async fn finish<T>(mut self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
+        let outcome = match outcome {
+            Ok(value) => self.control("COMMIT").await.map(|()| value),
+            Err(error) => Err(error),
+        };
+        // After some errors SQLite has rolled back by itself; then this fails and the connection is given up.
+        let ended = outcome.is_ok() || self.control("ROLLBACK").await.is_ok();
+        self.unfinished = !ended;
+        outcome
+    }
+
+    /// Transaction control, which is not counted.
+    async fn control(&mut self, sql: &'static str) -> Result<(), StoreError> {
+        let result = sqlx::query(sql).execute(self.connection()?).await;
+        self.check(result).map(|_| ())
+    }
+
+    fn connection(&mut self) -> Result<&mut SqliteConnection, StoreError> {
+        self.connection.as_mut().ok_or_else(closed)
+    }
+
+    fn check<T>(&mut self, result: Result<T, sqlx::Error>) -> Result<T, StoreError> {
+        result.map_err(|error| {
+            self.lost |= !matches!(error, sqlx::Error::Database(_) | sqlx::Error::RowNotFound);
+            store_error(&error)
+        })
+    }
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take()
+            && !self.unfinished
+            && !self.lost
+        {
+            self.slots.idle().push(connection);
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Events between processes that share one database file, through the table `drpcd_events`.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::engine::{Database, Session, statements};
+use super::row::Columns as _;
+use crate::clock::Timestamp;
+use crate::store::{Invalidation, StoreError, StoredEvent};
+
+/// Events that one call reads; the next call goes on. Bounds what a large seed brings into memory at once.
+const EVENTS_PER_READ: i64 = 4_096;
+
+statements! {
+    INSERT_EVENT = "insert_event": "INSERT INTO drpcd_events (channel, payload, created_at) VALUES (?1, ?2, ?3)";
+    LAST_EVENT = "last_event": "SELECT coalesce(max(id), 0) AS id FROM drpcd_events";
+    EVENTS_SINCE = "events_since":
+        "SELECT id, channel, payload FROM drpcd_events WHERE id > ?1 ORDER BY id LIMIT ?2";
+    PRUNE_EVENTS = "prune_events": "DELETE FROM drpcd_events WHERE created_at < ?1";
+}
+
+/// How far the events were read.
+#[derive(Debug, Default)]
+pub(super) struct Cursor(Mutex<Position>);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Position {
+    /// Id of the last event that was seen.
+    seen: i64,
+    /// `data_version` at that time and the connection that it is of; it moves only for commits of other connections.
+    version: Option<(u64, i64)>,
+}
+
+impl Cursor {
+    fn get(&self) -> Position {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, position: Position) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = position;
+    }
+
+    /// Makes the next read look at the table although nobody else has committed.
+    pub(super) fn look_again(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).version = None;
+    }
+
+    /// Starts after what is there: whoever opens the store has nothing in memory that an old event could be about.
+    pub(super) async fn skip_existing(&self, database: &Database) -> Result<(), StoreError> {
+        let row = database.write().await?.one(LAST_EVENT.call()).await?;
+        self.set(Position {
+            seen: row.get("id")?,
+            version: None,
+        });
+        Ok(())
+    }
+
+    pub(super) async fn take(&self, database: &Database) -> Result<Vec<StoredEvent>, StoreError> {
+        // The writer is the one connection that does not count this process's own writes.
+        let mut session = database.write().await?;
+        let position = self.get();
+        let version = Some((
+            database.writers_opened(),
+            session.pragma("PRAGMA data_version").await?,
+        ));
+        if version == position.version {
+            return Ok(Vec::new());
+        }
+        let rows = session
+            .all(EVENTS_SINCE.bind(position.seen).bind(EVENTS_PER_READ))
+            .await?;
+        let mut events = Vec::with_capacity(rows.len());
+        for row in rows {
+            events.push(StoredEvent {
+                id: row.get("id")?,
+                channel: row.get("channel")?,
+                payload: row.get("payload")?,
+            });
+        }
+        let more = i64::try_from(events.len()).unwrap_or(i64::MAX) >= EVENTS_PER_READ;
+        self.set(Position {
+            seen: events.last().map_or(position.seen, |event| event.id),
+            version: if more { None } else { version },
+        });
+        Ok(events)
+    }
+}
+
+/// Leaves an event, which others see when the transaction commits.
+pub(super) async fn leave(
+    transaction: &mut Session<'_>,
+    invalidation: Invalidation,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let call = INSERT_EVENT
+        .bind(Invalidation::CHANNEL)
+        .bind(invalidation.payload())
+        .bind(now.as_micros());
+    transaction.execute(call).await.map(|_| ())
+}
+
+pub(super) async fn prune(database: &Database, before: Timestamp) -> Result<(), StoreError> {
+    let call = PRUNE_EVENTS.bind(before.as_micros());
+    database.write().await?.execute(call).await.map(|_| ())
+}

@@ -1,0 +1,204 @@
+//! The SQLite engine: one file in the data directory, nothing to install.
+//!
+//! One connection writes, a few read; the file is in WAL mode, so readers never wait for the writer. Several processes
+//! may have it open. Owns the SQLite dialect; must never hold the write lock while it waits for anything but the disk.
+
+mod agent;
+mod auth;
+mod batch;
+mod connections;
+mod engine;
+mod error;
+mod events;
+mod logs;
+mod manifest;
+mod open;
+mod row;
+mod seed;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+use async_trait::async_trait;
+
+use self::engine::{Database, Statement, statements};
+pub use self::open::{OpenError, SqliteOptions, Synchronous};
+use crate::clock::Timestamp;
+use crate::ids::{AgentId, AgentToken, BuildId, ReplicaId, WorkspaceId};
+use crate::seed::Seed;
+use crate::store::{
+    Agent, AgentStat, Authenticated, ConnectionChange, LifecycleUpdate, LogBatch, LogSource, LogsInserted,
+    ManifestParts, MetadataValue, Monitors, SeededAgent, StartupUpdate, Store, StoreError, StoredEvent,
+    Workspace,
+};
+
+/// Connections for reading. Reads are short and mostly of cached pages, so more would wait for the same cores.
+const READERS: u32 = 4;
+
+statements! {
+    /// Touches the file, which a bare `SELECT 1` would not.
+    PING = "ping": "SELECT count(*) FROM organizations";
+}
+
+/// Every statement that this engine runs.
+fn all_statements() -> impl Iterator<Item = &'static Statement> {
+    [
+        STATEMENTS,
+        agent::STATEMENTS,
+        auth::STATEMENTS,
+        batch::STATEMENTS,
+        connections::STATEMENTS,
+        events::STATEMENTS,
+        logs::STATEMENTS,
+        manifest::STATEMENTS,
+    ]
+    .into_iter()
+    .chain(seed::statements())
+    .flatten()
+    .copied()
+}
+
+/// A store in one SQLite file.
+#[derive(Debug)]
+pub struct SqliteStore {
+    database: Database,
+    cursor: events::Cursor,
+}
+
+impl SqliteStore {
+    /// Opens `drpcd.db` in `dir`, creates both if absent, and brings the schema up to date.
+    pub async fn open(dir: &Path, options: SqliteOptions) -> Result<Self, OpenError> {
+        let opened = open::open(dir, options).await?;
+        let database = Database::new(
+            opened.writer,
+            opened.writer_options,
+            opened.reader_options,
+            READERS,
+            all_statements(),
+        );
+        let cursor = events::Cursor::default();
+        cursor
+            .skip_existing(&database)
+            .await
+            .map_err(|error| OpenError::Database {
+                path: dir.to_owned(),
+                reason: error.to_string(),
+            })?;
+        Ok(Self { database, cursor })
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn authenticate(&self, token: &AgentToken) -> Result<Option<Authenticated>, StoreError> {
+        auth::authenticate(&self.database, token).await
+    }
+
+    async fn outdated_builds(&self, builds: &[BuildId]) -> Result<Vec<BuildId>, StoreError> {
+        auth::outdated_builds(&self.database, builds).await
+    }
+
+    async fn agent(&self, agent: AgentId) -> Result<Agent, StoreError> {
+        agent::agent(&self.database, agent).await
+    }
+
+    async fn workspace_by_agent(&self, agent: AgentId) -> Result<Workspace, StoreError> {
+        agent::workspace_by_agent(&self.database, agent).await
+    }
+
+    async fn workspaces(&self, ids: &[WorkspaceId]) -> Result<Vec<Workspace>, StoreError> {
+        agent::workspaces(&self.database, ids).await
+    }
+
+    async fn manifest_parts(&self, agent: AgentId) -> Result<ManifestParts, StoreError> {
+        manifest::parts(&self.database, agent).await
+    }
+
+    async fn monitors(&self, agent: AgentId) -> Result<Monitors, StoreError> {
+        agent::monitors(&self.database, agent).await
+    }
+
+    async fn site_config(&self, key: &str) -> Result<Option<String>, StoreError> {
+        agent::site_config(&self.database, key).await
+    }
+
+    async fn update_startup(&self, agent: AgentId, update: &StartupUpdate) -> Result<(), StoreError> {
+        agent::update_startup(&self.database, agent, update).await
+    }
+
+    async fn update_lifecycle(&self, agent: AgentId, update: &LifecycleUpdate) -> Result<(), StoreError> {
+        agent::update_lifecycle(&self.database, agent, update).await
+    }
+
+    async fn insert_log_source(&self, source: &LogSource) -> Result<(), StoreError> {
+        logs::insert_source(&self.database, source).await
+    }
+
+    async fn insert_logs(&self, batch: &LogBatch) -> Result<LogsInserted, StoreError> {
+        logs::insert(&self.database, batch).await
+    }
+
+    async fn set_logs_overflowed(&self, agent: AgentId) -> Result<(), StoreError> {
+        logs::set_overflowed(&self.database, agent).await
+    }
+
+    async fn insert_stats(&self, stats: &[AgentStat]) -> Result<(), StoreError> {
+        batch::insert_stats(&self.database, stats).await
+    }
+
+    async fn update_metadata(&self, values: &[MetadataValue]) -> Result<(), StoreError> {
+        batch::update_metadata(&self.database, values).await
+    }
+
+    async fn record_connects(
+        &self,
+        replica: ReplicaId,
+        changes: &[ConnectionChange],
+    ) -> Result<(), StoreError> {
+        connections::record_connects(&self.database, replica, changes).await
+    }
+
+    async fn record_heartbeats(
+        &self,
+        replica: ReplicaId,
+        agents: &[AgentId],
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        connections::record_heartbeats(&self.database, replica, agents, at).await
+    }
+
+    async fn record_disconnects(
+        &self,
+        replica: ReplicaId,
+        changes: &[ConnectionChange],
+    ) -> Result<(), StoreError> {
+        connections::record_disconnects(&self.database, replica, changes).await
+    }
+
+    async fn seed(&self, seed: &Seed, now: Timestamp) -> Result<Vec<SeededAgent>, StoreError> {
+        let seeded = seed::apply(&self.database, seed, now).await;
+        self.cursor.look_again();
+        seeded
+    }
+
+    async fn take_events(&self) -> Result<Vec<StoredEvent>, StoreError> {
+        self.cursor.take(&self.database).await
+    }
+
+    async fn prune_events(&self, before: Timestamp) -> Result<(), StoreError> {
+        events::prune(&self.database, before).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.database.read().await?.one(PING.call()).await.map(|_| ())
+    }
+
+    fn statements(&self) -> Vec<(&'static str, u64)> {
+        self.database.statements()
+    }
+
+    async fn close(&self) {
+        self.database.close().await;
+    }
+}

@@ -1,0 +1,175 @@
+//! Connection times.
+
+use super::{Kit, NOW, SMALL, at};
+use crate::clock::Timestamp;
+use crate::ids::{AgentId, ReplicaId};
+use crate::store::{ConnectionChange, Store};
+
+fn change(agent_id: AgentId, at: Timestamp) -> ConnectionChange {
+    ConnectionChange { agent_id, at }
+}
+
+async fn connect(kit: &Kit, replica: ReplicaId, agent: AgentId, when: Timestamp) {
+    kit.store
+        .record_connects(replica, &[change(agent, when)])
+        .await
+        .unwrap();
+}
+
+async fn disconnect(kit: &Kit, replica: ReplicaId, agent: AgentId, when: Timestamp) {
+    kit.store
+        .record_disconnects(replica, &[change(agent, when)])
+        .await
+        .unwrap();
+}
+
+/// first_connected_at, last_connected_at, disconnected_at.
+async fn times(kit: &Kit, agent: AgentId) -> [Option<Timestamp>; 3] {
+    let times = kit.store.agent(agent).await.unwrap().connection;
+    [
+        times.first_connected_at,
+        times.last_connected_at,
+        times.disconnected_at,
+    ]
+}
+
+async fn one() -> (Kit, AgentId, ReplicaId) {
+    let (kit, agents) = Kit::seeded(SMALL).await;
+    (kit, agents[0].agent_id, ReplicaId::random())
+}
+
+#[tokio::test]
+async fn conn_028_first_connect_sets_first_last_and_replica_and_no_disconnect() {
+    let (mut kit, agent, replica) = one().await;
+    connect(&kit, replica, agent, at(1)).await;
+    assert_eq!(times(&kit, agent).await, [Some(at(1)), Some(at(1)), None]);
+    assert_eq!(kit.time("updated_at", agent).await, Some(at(1)));
+    let stored = kit
+        .table("SELECT last_connected_replica_id FROM workspace_agents")
+        .await;
+    assert_eq!(stored, [replica.0.simple().to_string()]);
+}
+
+#[tokio::test]
+async fn conn_029_reconnect_keeps_first_and_the_old_disconnect() {
+    let (kit, agent, replica) = one().await;
+    connect(&kit, replica, agent, at(1)).await;
+    disconnect(&kit, replica, agent, at(2)).await;
+    assert_eq!(times(&kit, agent).await, [Some(at(1)), Some(at(1)), Some(at(2))]);
+    connect(&kit, replica, agent, at(3)).await;
+    assert_eq!(times(&kit, agent).await, [Some(at(1)), Some(at(3)), Some(at(2))]);
+}
+
+#[tokio::test]
+async fn conn_039_a_connect_is_dated_after_the_last_disconnect() {
+    let later = |time: Timestamp| Timestamp::from_micros(time.as_micros() + 1);
+    let (kit, agent, replica) = one().await;
+    connect(&kit, replica, agent, at(1)).await;
+    disconnect(&kit, replica, agent, at(5)).await;
+    // In the same microsecond, and by a clock that went back.
+    connect(&kit, replica, agent, at(5)).await;
+    assert_eq!(times(&kit, agent).await[1], Some(later(at(5))));
+    disconnect(&kit, replica, agent, at(9)).await;
+    connect(&kit, replica, agent, at(7)).await;
+    assert_eq!(times(&kit, agent).await[1], Some(later(at(9))));
+}
+
+#[tokio::test]
+async fn conn_030_a_heartbeat_moves_last_connected_and_never_the_disconnect() {
+    let (mut kit, agent, replica) = one().await;
+    connect(&kit, replica, agent, at(1)).await;
+    disconnect(&kit, replica, agent, at(2)).await;
+    let other = ReplicaId::random();
+    kit.store
+        .record_heartbeats(other, &[agent], at(15))
+        .await
+        .unwrap();
+    assert_eq!(times(&kit, agent).await, [Some(at(1)), Some(at(15)), Some(at(2))]);
+    assert_eq!(kit.time("updated_at", agent).await, Some(at(15)));
+    let stored = kit
+        .table("SELECT last_connected_replica_id FROM workspace_agents")
+        .await;
+    assert_eq!(stored, [other.0.simple().to_string()]);
+}
+
+#[tokio::test]
+async fn conn_032_a_disconnect_is_never_before_the_last_connect() {
+    let (kit, agent, replica) = one().await;
+    connect(&kit, replica, agent, at(10)).await;
+    disconnect(&kit, replica, agent, at(4)).await;
+    assert_eq!(times(&kit, agent).await[2], Some(at(10)));
+}
+
+#[tokio::test]
+async fn conn_036_a_disconnect_of_a_replica_that_wrote_before_is_ignored() {
+    let (mut kit, agent, replica) = one().await;
+    connect(&kit, replica, agent, at(1)).await;
+    let newer = ReplicaId::random();
+    connect(&kit, newer, agent, at(2)).await;
+    disconnect(&kit, replica, agent, at(3)).await;
+    assert_eq!(times(&kit, agent).await, [Some(at(1)), Some(at(2)), None]);
+    assert_eq!(kit.time("updated_at", agent).await, Some(at(2)));
+    disconnect(&kit, newer, agent, at(4)).await;
+    assert_eq!(times(&kit, agent).await[2], Some(at(4)));
+}
+
+#[tokio::test]
+async fn conn_037_without_a_disconnect_the_last_heartbeat_stays() {
+    let (kit, agent, replica) = one().await;
+    connect(&kit, replica, agent, at(1)).await;
+    kit.store
+        .record_heartbeats(replica, &[agent], at(16))
+        .await
+        .unwrap();
+    assert_eq!(times(&kit, agent).await, [Some(at(1)), Some(at(16)), None]);
+}
+
+#[tokio::test]
+async fn of_several_changes_of_one_agent_the_newest_counts() {
+    let (kit, agent, replica) = one().await;
+    let changes = [change(agent, at(3)), change(agent, at(7)), change(agent, at(5))];
+    kit.store.record_connects(replica, &changes).await.unwrap();
+    assert_eq!(times(&kit, agent).await[1], Some(at(7)));
+    kit.store.record_disconnects(replica, &changes).await.unwrap();
+    assert_eq!(times(&kit, agent).await[2], Some(at(7)));
+}
+
+#[tokio::test]
+async fn many_agents_are_one_statement_and_unknown_ones_are_ignored() {
+    use std::fmt::Write as _;
+    let mut yaml = String::from("owner: { username: ada }\nworkspace: { name: dev }\nagents:\n");
+    for number in 0..200 {
+        writeln!(yaml, "  - {{ name: agent-{number} }}").unwrap();
+    }
+    let (mut kit, agents) = Kit::seeded(&yaml).await;
+    let replica = ReplicaId::random();
+    let mut ids: Vec<_> = agents.iter().map(|agent| agent.agent_id).collect();
+    ids.push(AgentId::random());
+    let changes: Vec<_> = ids.iter().map(|id| change(*id, at(1))).collect();
+    kit.store.record_connects(replica, &changes).await.unwrap();
+    kit.store.record_heartbeats(replica, &ids, at(2)).await.unwrap();
+    kit.store.record_disconnects(replica, &changes).await.unwrap();
+    for name in ["record_connects", "record_heartbeats", "record_disconnects"] {
+        assert_eq!(kit.ran(name), 1, "{name}");
+    }
+    let written = format!(
+        "SELECT count(*) FROM workspace_agents
+        WHERE first_connected_at = {0} AND last_connected_at = {1} AND disconnected_at = {1}",
+        at(1).as_micros(),
+        at(2).as_micros()
+    );
+    assert_eq!(kit.integer(&written).await, 200);
+}
+
+#[tokio::test]
+async fn nothing_to_write_is_no_statement() {
+    let kit = Kit::new().await;
+    let replica = ReplicaId::random();
+    kit.store.record_connects(replica, &[]).await.unwrap();
+    kit.store.record_heartbeats(replica, &[], NOW).await.unwrap();
+    kit.store.record_disconnects(replica, &[]).await.unwrap();
+    assert_eq!(
+        kit.ran("record_connects") + kit.ran("record_heartbeats") + kit.ran("record_disconnects"),
+        0
+    );
+}

@@ -1,0 +1,199 @@
+//! Several handles and processes on one file.
+
+use std::sync::Arc;
+
+use tempfile::TempDir;
+
+use super::super::{SqliteOptions, SqliteStore};
+use super::{EXAMPLE, Kit, NOW, SMALL, at, raw};
+use crate::ids::AgentToken;
+use crate::seed::Seed;
+use crate::store::{Invalidation, Store};
+
+async fn open(dir: &TempDir) -> SqliteStore {
+    SqliteStore::open(dir.path(), SqliteOptions::default())
+        .await
+        .unwrap()
+}
+
+async fn events(store: &SqliteStore) -> Vec<Invalidation> {
+    let events = store.take_events().await.unwrap();
+    let parse = |event: &crate::store::StoredEvent| {
+        assert_eq!(event.channel, "drpcd_events");
+        Invalidation::from_payload(&event.payload).unwrap()
+    };
+    events.iter().map(parse).collect()
+}
+
+#[tokio::test]
+async fn conn_076_seeding_beside_a_running_server_is_seen_by_it() {
+    let (kit, agents) = Kit::seeded(EXAMPLE).await;
+    let agent_id = agents[0].agent_id;
+    let server = open(&kit.dir).await;
+    assert_eq!(
+        events(&server).await,
+        [],
+        "what was there at the start is not news"
+    );
+    let changed = EXAMPLE.replace("directory: ~/src", "directory: ~/code");
+    let again = kit.seed(&changed, at(1)).await.unwrap();
+    assert_eq!(events(&server).await, [Invalidation::Agent { agent_id }]);
+    assert_eq!(events(&server).await, []);
+    assert_eq!(again[0].agent_id, agent_id);
+    assert_eq!(server.agent(agent_id).await.unwrap().directory, "~/code");
+}
+
+#[tokio::test]
+async fn an_unchanged_seed_leaves_no_event() {
+    let (kit, _) = Kit::seeded(EXAMPLE).await;
+    let server = open(&kit.dir).await;
+    kit.seed(EXAMPLE, at(1)).await.unwrap();
+    assert_eq!(events(&server).await, []);
+}
+
+#[tokio::test]
+async fn each_kind_of_change_leaves_its_event() {
+    let (kit, agents) = Kit::seeded(EXAMPLE).await;
+    let agent_id = agents[0].agent_id;
+    let server = open(&kit.dir).await;
+    let agent = Invalidation::Agent { agent_id };
+    let token = AgentToken::random().reveal().to_string();
+    let steps = [
+        (
+            "message: \"Maintenance on Friday\"",
+            "message: Hello".to_owned(),
+            vec![Invalidation::Banners],
+        ),
+        ("template: docker", "template: podman".to_owned(), vec![agent]),
+        ("username: ada", "username: Ada".to_owned(), vec![agent]),
+        (
+            "script: echo starting",
+            "script: echo going".to_owned(),
+            vec![agent],
+        ),
+        ("threshold: 90 }\n", "threshold: 80 }\n".to_owned(), vec![agent]),
+        (
+            "token: null",
+            format!("token: {token}"),
+            vec![Invalidation::Token { agent_id }, agent],
+        ),
+    ];
+    let mut yaml = EXAMPLE.to_owned();
+    for (second, (from, to, expected)) in (1..).zip(steps) {
+        assert!(yaml.contains(from), "{from}");
+        yaml = yaml.replacen(from, &to, 1);
+        kit.seed(&yaml, at(second)).await.unwrap();
+        assert_eq!(events(&server).await, expected, "{to}");
+    }
+}
+
+#[tokio::test]
+async fn a_process_reads_the_events_of_its_own_seed_too() {
+    let (kit, agents) = Kit::seeded(SMALL).await;
+    events(&kit.store).await;
+    kit.seed(&SMALL.replace("name: main", "name: main, directory: /x"), at(1))
+        .await
+        .unwrap();
+    let agent_id = agents[0].agent_id;
+    assert_eq!(events(&kit.store).await, [Invalidation::Agent { agent_id }]);
+}
+
+#[tokio::test]
+async fn events_are_read_in_order_across_the_bound_of_one_read() {
+    let mut kit = Kit::new().await;
+    kit.sql(
+        "INSERT INTO drpcd_events (channel, payload, created_at)
+        WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)
+        SELECT 'c', CAST(i AS TEXT), i FROM n",
+    )
+    .await;
+    let first = kit.store.take_events().await.unwrap();
+    let second = kit.store.take_events().await.unwrap();
+    assert_eq!((first.len(), second.len()), (4_096, 904));
+    assert!(first.iter().chain(&second).map(|event| event.id).is_sorted());
+    assert_eq!(kit.store.take_events().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn pruning_forgets_old_events_and_ids_go_on() {
+    let mut kit = Kit::new().await;
+    let insert = |second: i64| {
+        let time = at(second).as_micros();
+        format!("INSERT INTO drpcd_events (channel, payload, created_at) VALUES ('c', '{second}', {time})")
+    };
+    kit.sql(&insert(1)).await;
+    kit.sql(&insert(2)).await;
+    kit.store.prune_events(at(2)).await.unwrap();
+    assert_eq!(kit.table("SELECT payload FROM drpcd_events").await, ["2"]);
+    kit.store.prune_events(at(3)).await.unwrap();
+    kit.store.take_events().await.unwrap();
+    kit.sql(&insert(4)).await;
+    let events = kit.store.take_events().await.unwrap();
+    assert_eq!(
+        events
+            .iter()
+            .map(|event| (event.id, &*event.payload))
+            .collect::<Vec<_>>(),
+        [(3, "4")]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_that_open_a_new_file_at_once_all_succeed() {
+    for _ in 0..5 {
+        let dir = Arc::new(TempDir::new().unwrap());
+        let opening: Vec<_> = (0..6)
+            .map(|_| {
+                let dir = Arc::clone(&dir);
+                tokio::spawn(async move { SqliteStore::open(dir.path(), SqliteOptions::default()).await })
+            })
+            .collect();
+        for task in opening {
+            task.await.unwrap().unwrap().ping().await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_handles_that_write_at_once_both_succeed() {
+    let (kit, agents) = Kit::seeded(SMALL).await;
+    let agent = agents[0].agent_id;
+    let dir = Arc::new(kit.dir);
+    let writing: Vec<_> = (0..2)
+        .map(|_| {
+            let dir = Arc::clone(&dir);
+            tokio::spawn(async move {
+                let store = open(&dir).await;
+                for _ in 0..100 {
+                    let replica = crate::ids::ReplicaId::random();
+                    store.record_heartbeats(replica, &[agent], NOW).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for task in writing {
+        task.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn conn_074_what_was_committed_survives_a_process_that_ends_in_the_middle_of_a_write() {
+    let (kit, agents) = Kit::seeded(EXAMPLE).await;
+    let copy = TempDir::new().unwrap();
+    // The files as they lie on the disk while another writer is in a transaction: what a killed process leaves.
+    let mut other = raw(kit.dir.path()).await;
+    for sql in ["BEGIN IMMEDIATE", "DELETE FROM workspace_agent_metadata"] {
+        sqlx::query(sql).execute(&mut other).await.unwrap();
+    }
+    for file in ["drpcd.db", "drpcd.db-wal"] {
+        std::fs::copy(kit.dir.path().join(file), copy.path().join(file)).unwrap();
+    }
+    let reopened = open(&copy).await;
+    assert!(reopened.authenticate(&agents[0].token).await.unwrap().is_some());
+    let parts = reopened.manifest_parts(agents[0].agent_id).await.unwrap();
+    assert_eq!(parts.metadata.len(), 2, "metadata definitions are still there");
+    reopened
+        .seed(&Seed::parse("f", SMALL).unwrap(), at(1))
+        .await
+        .unwrap();
+}

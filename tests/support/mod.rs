@@ -1,0 +1,313 @@
+//! The real binary and the real Go clients, as processes.
+
+#![allow(dead_code, reason = "each test program uses its own part")]
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How long a process may take for what it should do at once.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+pub const EXAMPLE_SEED: &str = include_str!("../../examples/seed.yaml");
+
+/// What `seed` prints of one agent.
+#[derive(Clone, Debug)]
+pub struct SeededAgent {
+    pub name: String,
+    pub url: String,
+    pub token: String,
+}
+
+/// A running `drpcd server`.
+pub struct Server {
+    child: Child,
+    pub url: String,
+    pub agents: Vec<SeededAgent>,
+    pub directory: PathBuf,
+}
+
+/// A data directory with a seed file in it.
+pub struct Data {
+    directory: TempDir,
+}
+
+impl Data {
+    pub fn new(seed: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("seed.yaml"), seed).unwrap();
+        Self { directory }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub fn seed_file(&self) -> PathBuf {
+        self.path().join("seed.yaml")
+    }
+
+    /// Starts a server on a free port and waits until it is ready.
+    pub fn serve(&self, flags: &[&str]) -> Server {
+        let mut command = drpcd();
+        command
+            .args(["server", "--http-address", "127.0.0.1:0", "--data-dir"])
+            .arg(self.path());
+        command.arg("--seed").arg(self.seed_file()).args(flags);
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.path().join("log"))
+            .unwrap();
+        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut next = || lines.next().map(Result::unwrap);
+        let first = next().unwrap_or_else(|| panic!("the server did not start:\n{}", self.log()));
+        let url = first
+            .strip_prefix("listening on ")
+            .unwrap_or_else(|| panic!("unexpected {first:?}"))
+            .to_owned();
+        let count = std::fs::read_to_string(self.seed_file())
+            .unwrap()
+            .matches("token:")
+            .count();
+        let mut agents = Vec::new();
+        while agents.len() < count {
+            let name = next().unwrap();
+            let mut value = |key: &str| next().unwrap().strip_prefix(key).unwrap().to_owned();
+            let name = name.strip_prefix("# ").unwrap().to_owned();
+            agents.push(SeededAgent {
+                name,
+                url: value("CODER_AGENT_URL="),
+                token: value("CODER_AGENT_TOKEN="),
+            });
+        }
+        Server {
+            child,
+            url,
+            agents,
+            directory: self.path().to_owned(),
+        }
+    }
+
+    /// What servers on this directory have logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.path().join("log")).unwrap_or_default()
+    }
+
+    /// The first column of the rows of a query, as text.
+    pub fn query(&self, sql: &str) -> Vec<String> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            use sqlx::{Connection, Row};
+            let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.path().join("drpcd.db"));
+            let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+            let sql =
+                format!("SELECT CAST(column0 AS TEXT) FROM (SELECT NULL AS column0 WHERE 0 UNION ALL {sql})");
+            let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
+                .fetch_all(&mut connection)
+                .await
+                .unwrap();
+            rows.iter()
+                .map(|row| row.try_get::<Option<String>, _>(0).unwrap().unwrap_or_default())
+                .collect()
+        })
+    }
+
+    /// The one value of a query.
+    pub fn value(&self, sql: &str) -> String {
+        let values = self.query(sql);
+        assert_eq!(values.len(), 1, "{sql}");
+        values.into_iter().next().unwrap()
+    }
+
+    /// Waits until a query gives `expected`.
+    #[track_caller]
+    pub fn await_value(&self, sql: &str, expected: &str) {
+        let mut last = String::new();
+        eventually(|| {
+            last = self.query(sql).join(",");
+            last == expected
+        })
+        .unwrap_or_else(|()| panic!("{sql}\n  is {last:?}, expected {expected:?}"));
+    }
+}
+
+/// Waits until `holds`, for at most [`PATIENCE`].
+pub fn eventually(mut holds: impl FnMut() -> bool) -> Result<(), ()> {
+    let end = Instant::now() + PATIENCE;
+    while !holds() {
+        if Instant::now() > end {
+            return Err(());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+pub fn drpcd() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_drpcd"));
+    command.env_clear().stdin(Stdio::null());
+    command
+}
+
+/// Waits for the end of a process, which must come.
+pub fn wait(child: &mut Child, patience: Duration) -> ExitStatus {
+    let end = Instant::now() + patience;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        assert!(Instant::now() < end, "process {} does not end", child.id());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn signal(child: &Child, name: &str) {
+    let status = Command::new("kill")
+        .args([format!("-{name}"), child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+impl Server {
+    pub fn agent(&self) -> &SeededAgent {
+        &self.agents[0]
+    }
+
+    /// SIGTERM, and the exit code.
+    pub fn stop(mut self) -> Option<i32> {
+        signal(&self.child, "TERM");
+        wait(&mut self.child, PATIENCE).code()
+    }
+
+    /// SIGKILL.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The Go programs, built once; `None` when there is no Go, which is a failure where `CI` says so.
+fn go_program() -> Option<&'static Path> {
+    static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
+    PROGRAM
+        .get_or_init(|| {
+            let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("interop");
+            let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("drpc-interop");
+            let mut build = Command::new("go");
+            build
+                .current_dir(&module)
+                .arg("build")
+                .arg("-o")
+                .arg(&program)
+                .arg("./cmd/drpc-interop");
+            match build.status() {
+                Ok(status) => {
+                    assert!(status.success(), "the Go programs do not build");
+                    Some(program)
+                }
+                Err(error) => {
+                    let message = format!("no Go ({error}): interoperability is not tested");
+                    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{message}");
+                    eprintln!("{message}");
+                    None
+                }
+            }
+        })
+        .as_deref()
+}
+
+/// A running Go program.
+pub struct Go {
+    child: Child,
+    errors: BufReader<std::process::ChildStderr>,
+}
+
+/// Starts a verb of the Go programs against `agent`; `None` when there is no Go.
+pub fn go(verb: &str, agent: &SeededAgent, flags: &[&str]) -> Option<Go> {
+    let mut command = Command::new(go_program()?);
+    command
+        .arg(verb)
+        .args(["--url", &agent.url, "--token", &agent.token])
+        .args(flags);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let errors = BufReader::new(child.stderr.take().unwrap());
+    Some(Go { child, errors })
+}
+
+impl Go {
+    /// Waits for a line of progress.
+    #[track_caller]
+    pub fn await_line(&mut self, wanted: &str) {
+        let mut seen = String::new();
+        loop {
+            let start = seen.len();
+            let read = self.errors.read_line(&mut seen).unwrap();
+            assert!(read > 0, "no {wanted:?} in:\n{seen}");
+            if seen[start..].trim_end() == wanted {
+                return;
+            }
+        }
+    }
+
+    pub fn terminate(&self) {
+        signal(&self.child, "TERM");
+    }
+
+    /// The result, and whether what was asked for held.
+    pub fn finish(mut self) -> (Value, bool) {
+        let mut errors = String::new();
+        let mut output = String::new();
+        self.child
+            .stdout
+            .take()
+            .unwrap()
+            .read_to_string(&mut output)
+            .unwrap();
+        self.errors.read_to_string(&mut errors).unwrap();
+        let status = self.child.wait().unwrap();
+        let value =
+            serde_json::from_str(&output).unwrap_or_else(|error| panic!("{error}: {output:?}\n{errors}"));
+        (value, status.success())
+    }
+
+    /// The result of a run that must have held.
+    #[track_caller]
+    pub fn result(self) -> Value {
+        let (value, ok) = self.finish();
+        assert!(ok, "{value:#}");
+        value
+    }
+}
+
+impl Drop for Go {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
