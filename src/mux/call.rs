@@ -184,6 +184,11 @@ impl Transport {
         self.reader.buffered() + self.held.as_ref().map_or(0, |packet| packet.data.len())
     }
 
+    /// Bytes that this transport keeps in memory: those not yet looked at, and a packet in progress.
+    pub(super) fn held(&self) -> usize {
+        self.buffered() + self.reader.assembling()
+    }
+
     /// Whether nothing more will come, whatever is still to be read.
     pub(super) fn input_closed(&self) -> bool {
         self.input != Input::Open

@@ -66,12 +66,17 @@ impl PacketReader {
     }
 
     /// Adds bytes behind those that are not yet read.
+    ///
+    /// Unread bytes move once into a buffer of their own, which then grows by doubling: a peer that sends many small
+    /// chunks to a reader that waits costs no more than one that sends few.
     pub(super) fn push(&mut self, chunk: Bytes) {
         if self.chunk.is_empty() {
             self.chunk = chunk;
         } else if !chunk.is_empty() {
-            let mut joined = BytesMut::with_capacity(self.chunk.len() + chunk.len());
-            joined.extend_from_slice(&self.chunk);
+            let mut joined = match std::mem::take(&mut self.chunk).try_into_mut() {
+                Ok(own) => own,
+                Err(shared) => BytesMut::from(&shared[..]),
+            };
             joined.extend_from_slice(&chunk);
             self.chunk = joined.freeze();
         }
@@ -80,6 +85,11 @@ impl PacketReader {
     /// Bytes that were pushed and not yet read.
     pub(super) fn buffered(&self) -> usize {
         self.chunk.len()
+    }
+
+    /// Bytes of the packet in progress.
+    pub(super) fn assembling(&self) -> usize {
+        self.packet.as_ref().map_or(0, |packet| packet.data.len())
     }
 
     /// Forgets what was not read.

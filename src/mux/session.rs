@@ -280,6 +280,13 @@ impl Session {
         }
     }
 
+    /// Whether the peer would take more on a stream, wherever else there may be no room.
+    pub fn has_credit(&self, id: StreamId) -> bool {
+        self.streams
+            .get(id)
+            .is_some_and(|flow| !flow.local_fin && flow.send_window > 0)
+    }
+
     /// Sends one frame of `len` bytes, at most [`Session::sendable`], that `write` appends to the output itself.
     pub fn write_data(&mut self, id: StreamId, len: usize, write: impl FnOnce(&mut BytesMut)) {
         let Some(flow) = self.streams.get_mut(id) else {
@@ -373,7 +380,12 @@ impl Session {
         self.next_ping = self.next_ping.wrapping_add(1);
     }
 
-    /// Streams that are not forgotten.
+    /// Whether a stream is open in either direction.
+    pub fn contains(&self, id: StreamId) -> bool {
+        self.streams.contains(id)
+    }
+
+    /// Streams that are open in either direction.
     pub fn stream_count(&self) -> usize {
         self.streams.len()
     }
