@@ -105,12 +105,15 @@ enum ParseError {
 
 fn parse(args: &[OsString]) -> Result<Cli, ParseError> {
     let command = Cli::command();
-    let file = config_path(&command, args).map(|path| ConfigFile::read(&path)).transpose();
+    let file = config_path(&command, args)
+        .map(|path| ConfigFile::read(&path))
+        .transpose();
     let file = file.map_err(|error| ParseError::Config(error.into()))?;
     let command = config::layer(command, file.as_ref()).map_err(|error| ParseError::Config(error.into()))?;
-    let matches = command.clone().try_get_matches_from(args).and_then(|mut matches| {
-        Cli::from_arg_matches_mut(&mut matches)
-    });
+    let matches = command
+        .clone()
+        .try_get_matches_from(args)
+        .and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
     matches.map_err(|error| match config::describe(&error, &command, file.as_ref()) {
         Some(text) => ParseError::Config(Failure::Usage(text)),
         None => ParseError::Clap(error),
@@ -119,7 +122,11 @@ fn parse(args: &[OsString]) -> Result<Cli, ParseError> {
 
 /// The configuration file that the arguments or the environment name, whatever else may be wrong with them.
 fn config_path(command: &clap::Command, args: &[OsString]) -> Option<PathBuf> {
-    let matches = command.clone().ignore_errors(true).try_get_matches_from(args).ok()?;
+    let matches = command
+        .clone()
+        .ignore_errors(true)
+        .try_get_matches_from(args)
+        .ok()?;
     let (_, verb) = matches.subcommand()?;
     let path = verb.try_get_one::<PathBuf>("config").ok().flatten()?;
     (!path.as_os_str().is_empty()).then(|| path.clone())
@@ -128,5 +135,9 @@ fn config_path(command: &clap::Command, args: &[OsString]) -> Option<PathBuf> {
 /// A URL as people write it: a bare host without the slash.
 fn url_text(url: &url::Url) -> &str {
     let text = url.as_str();
-    if url.path() == "/" { text.strip_suffix('/').unwrap_or(text) } else { text }
+    if url.path() == "/" {
+        text.strip_suffix('/').unwrap_or(text)
+    } else {
+        text
+    }
 }

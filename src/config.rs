@@ -114,38 +114,7 @@ pub struct Config {
     )]
     pub derp_config_path: Option<PathBuf>,
 
-    /// Id of the region that stands for this server in the default DERP map.
-    #[arg(
-        id = "networking.derp.regionID",
-        long = "derp-server-region-id",
-        env = "CODER_DERP_SERVER_REGION_ID",
-        value_name = "ID",
-        default_value_t = 999,
-        value_parser = clap::value_parser!(i32).range(1..)
-    )]
-    pub derp_server_region_id: i32,
-
-    /// Code of that region.
-    #[arg(
-        id = "networking.derp.regionCode",
-        long = "derp-server-region-code",
-        env = "CODER_DERP_SERVER_REGION_CODE",
-        value_name = "CODE",
-        default_value = "drpcd"
-    )]
-    pub derp_server_region_code: String,
-
-    /// Name of that region.
-    #[arg(
-        id = "networking.derp.regionName",
-        long = "derp-server-region-name",
-        env = "CODER_DERP_SERVER_REGION_NAME",
-        value_name = "NAME",
-        default_value = "drpcd"
-    )]
-    pub derp_server_region_name: String,
-
-    /// STUN servers, each as a region of its own behind that one; `disable` for none.
+    /// STUN servers, each as a region of its own behind the default one; `disable` for none.
     #[arg(
         id = "networking.derp.stunAddresses",
         long = "derp-server-stun-addresses",
@@ -195,7 +164,7 @@ pub struct Config {
     )]
     pub agent_stats_refresh_interval: Duration,
 
-    /// Experiments that agents are told of.
+    /// Experiments to take part in; `workspace-usage` leaves counting sessions to others.
     #[arg(
         id = "experiments",
         long = "experiments",

@@ -40,7 +40,10 @@ enum Output {
 pub(super) fn run(args: &SeedArgs) -> Result<(), Failure> {
     logs::init(&LogConfig::default()).map_err(Failure::failed)?;
     let seed = Seed::read(&args.file).map_err(Failure::failed)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::failed)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::failed)?;
     let agents = runtime.block_on(async {
         let store = server::open_store(&args.common).await.map_err(Failure::failed)?;
         let agents = store.seed(&seed, Clock::system().now()).await;

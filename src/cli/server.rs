@@ -33,8 +33,14 @@ pub(super) fn run(args: ServerArgs) -> Result<(), Failure> {
         filter: config.log_filter.clone(),
     })
     .map_err(Failure::failed)?;
-    let seed = seed.map(|path| Seed::read(&path)).transpose().map_err(Failure::failed)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::failed)?;
+    let seed = seed
+        .map(|path| Seed::read(&path))
+        .transpose()
+        .map_err(Failure::failed)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::failed)?;
     runtime.block_on(serve(config, seed))
 }
 
@@ -65,8 +71,13 @@ struct Signals {
 
 impl Signals {
     fn new() -> Result<Self, Failure> {
-        let listen = |kind| signal(kind).map_err(|error| Failure::Failed(format!("cannot listen for signals: {error}")));
-        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+        let listen = |kind| {
+            signal(kind).map_err(|error| Failure::Failed(format!("cannot listen for signals: {error}")))
+        };
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
     }
 
     async fn next(&mut self) {

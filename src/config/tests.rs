@@ -46,11 +46,11 @@ fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
 
 #[test]
 fn lists_numbers_and_flags_of_the_file_are_read() {
-    let file = "experiments: [a, b]\nnetworking: {derp: {regionID: 7, blockDirect: true, stunAddresses: [s:1]}}\n\
-                drpcd: {dataDir: /d, drainTime: 1m}\n";
+    let file = "experiments: [a, b]\nnetworking: {derp: {blockDirect: true, stunAddresses: [s:1]}}\n\
+                drpcd: {dataDir: /d, drainTime: 1m, apiMaxMinor: 11}\n";
     let config = parse(Some(file), &["--derp-force-websockets"]).unwrap();
     assert_eq!(config.experiments, ["a", "b"]);
-    assert_eq!(config.derp_server_region_id, 7);
+    assert_eq!(config.api_max_minor, 11);
     assert_eq!(config.derp_server_stun_addresses, ["s:1"]);
     assert!(config.block_direct_connections && config.derp_force_websockets);
     assert_eq!(config.drain_time, Duration::from_secs(60));
@@ -96,7 +96,6 @@ fn values_of_the_wrong_form_are_refused() {
         ("--http-address", "127.0.0.1:99999"),
         ("--wildcard-access-url", "example.com"),
         ("--agent-connection-update-frequency", "0s"),
-        ("--derp-server-region-id", "0"),
         ("--api-max-minor", "-1"),
         ("--log-filter", "("),
         ("--max-agent-connections", "many"),

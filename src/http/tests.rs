@@ -1,3 +1,15 @@
+//! The routes over real sockets.
+
+mod fixture;
+
+use std::sync::Mutex;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::mpsc;
+
+use super::*;
+use fixture::{ALICE, BOB, Begun, Fixture, Host, PATIENCE, RPC, handshake, with_token};
+
 #[tokio::test]
 async fn conn_001_a_valid_token_is_upgraded_without_subprotocol_and_extensions() {
     let mut fixture = Fixture::new().await;

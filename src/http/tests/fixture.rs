@@ -1,4 +1,4 @@
-//! The routes over real sockets, with a host that knows one agent and only takes note of sessions.
+//! A listener with the routes, and a host that knows two agents and only takes note of sessions.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::*;
+use super::super::*;
 use crate::clock::Timestamp;
 use crate::ids::{
     AgentId, BuildId, OrganizationId, ResourceId, TemplateId, TemplateVersionId, UserId, WorkspaceId,
@@ -18,25 +18,25 @@ use crate::ids::{
 use crate::mux::pipe::Pipe as _;
 use crate::store::{Agent, ApiKeyScope, Workspace};
 
-const ALICE: &str = "11111111-1111-4111-8111-111111111111";
-const BOB: &str = "22222222-2222-4222-8222-222222222222";
-const RPC: &str = "/api/v2/workspaceagents/me/rpc";
+pub(super) const ALICE: &str = "11111111-1111-4111-8111-111111111111";
+pub(super) const BOB: &str = "22222222-2222-4222-8222-222222222222";
+pub(super) const RPC: &str = "/api/v2/workspaceagents/me/rpc";
 
 /// Longer than any answer takes; only a failing test waits that long.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a host was told of a session.
 #[derive(Debug, PartialEq, Eq)]
-struct Begun {
-    agent: String,
-    api_version: String,
-    role: Option<String>,
+pub(super) struct Begun {
+    pub(super) agent: String,
+    pub(super) api_version: String,
+    pub(super) role: Option<String>,
 }
 
-struct Host {
-    store: Mutex<Result<(), StoreError>>,
-    begun: mpsc::Sender<Begun>,
-    refused: mpsc::Sender<u16>,
+pub(super) struct Host {
+    pub(super) store: Mutex<Result<(), StoreError>>,
+    pub(super) begun: mpsc::Sender<Begun>,
+    pub(super) refused: mpsc::Sender<u16>,
 }
 
 impl Host {
@@ -125,20 +125,20 @@ fn authenticated(name: &str) -> Authenticated {
 }
 
 /// A listener with the routes, and what the host was told.
-struct Fixture {
-    address: SocketAddr,
-    app: Arc<App<Host>>,
-    begun: mpsc::Receiver<Begun>,
-    refused: mpsc::Receiver<u16>,
+pub(super) struct Fixture {
+    pub(super) address: SocketAddr,
+    pub(super) app: Arc<App<Host>>,
+    pub(super) begun: mpsc::Receiver<Begun>,
+    pub(super) refused: mpsc::Receiver<u16>,
     stop: CancellationToken,
 }
 
 impl Fixture {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         Self::with_room(0).await
     }
 
-    async fn with_room(max_sessions: usize) -> Self {
+    pub(super) async fn with_room(max_sessions: usize) -> Self {
         let mut fixture = Self::starting(max_sessions).await;
         let (begun, refused);
         (begun, fixture.begun) = mpsc::channel(16);
@@ -152,7 +152,7 @@ impl Fixture {
     }
 
     /// Alive, and not open yet.
-    async fn starting(max_sessions: usize) -> Self {
+    pub(super) async fn starting(max_sessions: usize) -> Self {
         let clock = Clock::system();
         let app = Arc::new(App::new(clock.clone(), 8, max_sessions));
         let listener = Listener::bind("127.0.0.1:0").await.unwrap();
@@ -168,16 +168,16 @@ impl Fixture {
         }
     }
 
-    fn store_answers(&self, state: Result<(), StoreError>) {
+    pub(super) fn store_answers(&self, state: Result<(), StoreError>) {
         *self.app.host().unwrap().store.lock().unwrap() = state;
     }
 
     /// Sends a request and reads the answer up to its end; of an upgrade, up to the end of its head.
-    async fn exchange(&self, request: &str) -> Answer {
+    pub(super) async fn exchange(&self, request: &str) -> Answer {
         self.exchange_open(request).await.0
     }
 
-    async fn exchange_open(&self, request: &str) -> (Answer, TcpStream) {
+    pub(super) async fn exchange_open(&self, request: &str) -> (Answer, TcpStream) {
         tokio::time::timeout(PATIENCE, async {
             let mut stream = TcpStream::connect(self.address).await.unwrap();
             stream.write_all(request.as_bytes()).await.unwrap();
@@ -192,7 +192,7 @@ impl Fixture {
     }
 
     /// `GET target`, on a connection that the answer closes.
-    async fn get(&self, target: &str) -> Answer {
+    pub(super) async fn get(&self, target: &str) -> Answer {
         self.exchange(&format!(
             "GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
         ))
@@ -200,18 +200,18 @@ impl Fixture {
     }
 
     /// A handshake with more headers, each ending in `\r\n`.
-    async fn dial(&self, query: &str, headers: &str) -> Answer {
+    pub(super) async fn dial(&self, query: &str, headers: &str) -> Answer {
         self.exchange(&handshake(query, headers)).await
     }
 
-    async fn next_session(&mut self) -> Begun {
+    pub(super) async fn next_session(&mut self) -> Begun {
         tokio::time::timeout(PATIENCE, self.begun.recv())
             .await
             .unwrap()
             .unwrap()
     }
 
-    fn assert_no_session(&mut self) {
+    pub(super) fn assert_no_session(&mut self) {
         assert!(self.begun.try_recv().is_err());
     }
 }
@@ -222,7 +222,7 @@ impl Drop for Fixture {
     }
 }
 
-fn handshake(query: &str, headers: &str) -> String {
+pub(super) fn handshake(query: &str, headers: &str) -> String {
     // The key is RFC 6455's example.
     format!(
         "GET {RPC}{query} HTTP/1.1\r\nHost: example.com\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
@@ -230,15 +230,15 @@ fn handshake(query: &str, headers: &str) -> String {
     )
 }
 
-fn with_token(token: &str) -> String {
+pub(super) fn with_token(token: &str) -> String {
     format!("Coder-Session-Token: {token}\r\n")
 }
 
 #[derive(Debug)]
-struct Answer {
-    status: u16,
-    headers: HashMap<String, String>,
-    body: String,
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) headers: HashMap<String, String>,
+    pub(super) body: String,
 }
 
 impl Answer {
@@ -259,12 +259,12 @@ impl Answer {
         }
     }
 
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(String::as_str)
     }
 
     #[track_caller]
-    fn assert_json(&self, status: u16, body: &str) {
+    pub(super) fn assert_json(&self, status: u16, body: &str) {
         assert_eq!(
             (self.status, self.body.as_str()),
             (status, format!("{body}\n").as_str())
@@ -277,7 +277,7 @@ impl Answer {
     }
 
     #[track_caller]
-    fn assert_plain(&self, status: u16, body: &str) {
+    pub(super) fn assert_plain(&self, status: u16, body: &str) {
         assert_eq!(
             (self.status, self.body.as_str()),
             (status, format!("{body}\n").as_str())
@@ -286,4 +286,3 @@ impl Answer {
         assert_eq!(self.header("x-content-type-options"), Some("nosniff"));
     }
 }
-
