@@ -8,12 +8,16 @@ mod error;
 mod frame;
 mod metadata;
 mod packet;
+pub mod pipe;
 mod quote;
 mod registry;
+pub mod serve;
+mod session;
 mod stream;
 #[cfg(test)]
 pub(crate) mod testing;
 mod varint;
+mod wakeup;
 
 pub use error::{ProtocolError, Status, TransportError};
 pub use frame::{Kind, PacketId};
@@ -21,4 +25,5 @@ pub use metadata::Metadata;
 pub use packet::MAX_PACKET;
 pub use quote::quote;
 pub use registry::{HandlerFuture, Interceptor, Method, Outcome, Registry, Shape};
+pub use serve::{CloseCause, Control, ServeError, SessionEnd, serve};
 pub use stream::{AnyMessage, CallStream, Inbound, Outbound, Reply};

@@ -22,7 +22,9 @@ pub(super) async fn run(sessions: &Inner) {
         ticks.tick().await;
         let live = check_liveness(sessions);
         let agents = live.iter().filter(|session| session.info.role == Role::Agent);
-        sessions.times.heartbeat(agents.map(|session| session.info.subject.agent_id).collect());
+        sessions
+            .times
+            .heartbeat(agents.map(|session| session.info.subject.agent_id).collect());
         check_builds(sessions, &live, &mut check_failing).await;
     }
 }
