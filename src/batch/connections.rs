@@ -93,8 +93,9 @@ impl ConnectionTimes {
         let at = self.0.clock.now();
         let mut queue = self.0.queue();
         queue.connects.insert(subject.agent_id, at);
-        // What an earlier session left to write would make the agent look gone.
+        // What an earlier session left to write would make the agent look gone, or seen last before it came.
         queue.disconnects.remove(&subject.agent_id);
+        queue.heartbeats.agents.remove(&subject.agent_id);
         queue.events.push(subject);
         drop(queue);
         self.0.changed.notify_one();
@@ -142,6 +143,14 @@ impl ConnectionTimes {
             }
             outage.over();
         }
+    }
+}
+
+#[cfg(test)]
+impl ConnectionTimes {
+    /// Writes what is queued now.
+    pub(crate) async fn flush(&self) -> Result<(), StoreError> {
+        self.0.write().await
     }
 }
 

@@ -8,6 +8,8 @@
 //! where they differ, `docs/DEVIATIONS.md` says so.
 
 mod monitor;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

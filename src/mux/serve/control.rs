@@ -91,3 +91,19 @@ impl Shared {
         self.ping.store(false, Ordering::Relaxed);
     }
 }
+
+/// What tests of the control's users do in a session's stead.
+#[cfg(test)]
+impl Control {
+    pub(crate) fn hear(&self, clock: &Clock) {
+        self.0.received(clock.monotonic());
+    }
+
+    pub(crate) fn wants_ping(&self) -> bool {
+        self.0.ping_requested()
+    }
+
+    pub(crate) fn requested_close(&self) -> Option<(CloseCause, String)> {
+        self.0.close_requested().map(|(cause, reason)| (*cause, reason.to_string()))
+    }
+}
