@@ -4,6 +4,7 @@
 //! bytes come out.
 
 mod call;
+mod client;
 mod error;
 mod frame;
 mod metadata;
@@ -19,6 +20,7 @@ pub(crate) mod testing;
 mod varint;
 mod wakeup;
 
+pub use client::{Client, ClientStream};
 pub use error::{ProtocolError, Status, TransportError};
 pub use frame::{Kind, PacketId};
 pub use metadata::Metadata;

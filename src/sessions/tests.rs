@@ -32,14 +32,25 @@ impl Fixture {
             workspace_id: found.workspace.id,
             owner_id: found.workspace.owner_id,
         };
-        let info = SessionInfo { subject, build_id: found.build_id, role: Role::Agent };
+        let info = SessionInfo {
+            subject,
+            build_id: found.build_id,
+            role: Role::Agent,
+        };
         let (clock, pubsub) = (Clock::driven(NOW), Pubsub::in_process());
         let events = pubsub.subscribe(&WorkspaceEvent::channel(subject.owner_id));
         let dyn_store: Arc<dyn Store> = store.clone();
         let times = ConnectionTimes::new(Arc::clone(&dyn_store), pubsub, clock.clone(), ReplicaId::random());
         let config = MonitorConfig::default();
         let sessions = Sessions::new(clock.clone(), dyn_store, times.clone(), config);
-        Self { store, clock, times, sessions, info, events }
+        Self {
+            store,
+            clock,
+            times,
+            sessions,
+            info,
+            events,
+        }
     }
 
     fn connect(&self) -> (SessionGuard, Control) {
@@ -79,7 +90,11 @@ async fn conn_028_030_and_032_one_event_at_each_end_and_a_time_per_tick() {
     let mut fixture = Fixture::new().await;
     let (guard, control) = fixture.connect();
     fixture.times.flush().await.unwrap();
-    assert_eq!((fixture.row().await.as_str(), fixture.events()), ("0 0 -", 1), "conn_028");
+    assert_eq!(
+        (fixture.row().await.as_str(), fixture.events()),
+        ("0 0 -", 1),
+        "conn_028"
+    );
     let before = fixture.store.calls("record_heartbeats");
     for last in [15, 30, 45] {
         pass(TICK).await;
@@ -90,10 +105,20 @@ async fn conn_028_030_and_032_one_event_at_each_end_and_a_time_per_tick() {
         fixture.times.flush().await.unwrap();
         assert_eq!(fixture.row().await, format!("0 {last} -"), "conn_030");
     }
-    assert_eq!((fixture.store.calls("record_heartbeats") - before, fixture.events()), (3, 0));
+    assert_eq!(
+        (
+            fixture.store.calls("record_heartbeats") - before,
+            fixture.events()
+        ),
+        (3, 0)
+    );
     drop(guard);
     fixture.times.flush().await.unwrap();
-    assert_eq!((fixture.row().await.as_str(), fixture.events()), ("0 45 45", 1), "conn_032");
+    assert_eq!(
+        (fixture.row().await.as_str(), fixture.events()),
+        ("0 45 45", 1),
+        "conn_032"
+    );
     assert!(fixture.sessions.is_empty());
 }
 
@@ -124,7 +149,10 @@ async fn conn_031_silence_is_pinged_after_15_s_and_ends_the_session_after_more_t
     assert_eq!(control.requested_close(), None, "30 s are not more than 30 s");
     pass(Duration::from_millis(1)).await;
     fixture.tick().await;
-    assert_eq!(control.requested_close(), Some((CloseCause::Requested, "ping timeout".to_owned())));
+    assert_eq!(
+        control.requested_close(),
+        Some((CloseCause::Requested, "ping timeout".to_owned()))
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -133,10 +161,9 @@ async fn conn_033_a_session_ends_when_its_build_may_have_none_and_stays_while_it
     let (_guard, control) = fixture.connect();
     let job = |id: u8, completed: &str| {
         format!(
-            "INSERT INTO provisioner_jobs (id, organization_id, initiator_id, file_id, created_at, updated_at, started_at,
-                 completed_at, provisioner, storage_method, type, input)
-             SELECT x'{id:032x}', organization_id, initiator_id, file_id, 1, 1, 1, {completed}, 'terraform', 'file',
-                 'workspace_build', '{{}}' FROM provisioner_jobs LIMIT 1"
+            "INSERT INTO provisioner_jobs (id, organization_id, initiator_id, created_at, updated_at, started_at,
+                 completed_at, type)
+             SELECT x'{id:032x}', organization_id, initiator_id, 1, 1, 1, {completed}, 'workspace_build' FROM provisioner_jobs LIMIT 1"
         )
     };
     fixture.store.query(&job(2, "NULL")).await;
@@ -147,9 +174,15 @@ async fn conn_033_a_session_ends_when_its_build_may_have_none_and_stays_while_it
     fixture.store.query(build).await;
     fixture.tick().await;
     assert_eq!(control.requested_close(), None, "the stop job is running");
-    fixture.store.query("UPDATE provisioner_jobs SET completed_at = 2 WHERE completed_at IS NULL").await;
+    fixture
+        .store
+        .query("UPDATE provisioner_jobs SET completed_at = 2 WHERE completed_at IS NULL")
+        .await;
     fixture.tick().await;
-    assert_eq!(control.requested_close(), Some((CloseCause::Requested, "build is outdated".to_owned())));
+    assert_eq!(
+        control.requested_close(),
+        Some((CloseCause::Requested, "build is outdated".to_owned()))
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -195,7 +228,11 @@ async fn conn_034_a_store_that_is_away_ends_no_session_and_gets_the_newest_times
     fixture.store.mend("record_disconnects");
     pass(TICK).await;
     fixture.times.flush().await.unwrap();
-    assert_eq!((fixture.row().await.as_str(), fixture.events()), ("0 45 45", 1), "the time of the end");
+    assert_eq!(
+        (fixture.row().await.as_str(), fixture.events()),
+        ("0 45 45", 1),
+        "the time of the end"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -229,7 +266,11 @@ async fn an_end_drops_the_heartbeat_that_waits_and_a_return_drops_the_end() {
     let (_guard, _) = fixture.connect();
     pass(TICK).await;
     fixture.times.flush().await.unwrap();
-    assert_eq!(fixture.row().await, "0 15 15", "a connect of the same moment is one microsecond later");
+    assert_eq!(
+        fixture.row().await,
+        "0 15 15",
+        "a connect of the same moment is one microsecond later"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -241,7 +282,12 @@ async fn draining_closes_all_sessions_spread_over_the_time_and_waits_for_them() 
     let start = fixture.clock.monotonic();
     let drained = tokio::spawn(async move { sessions.drain(Duration::from_secs(8)).await });
     tokio::time::sleep(Duration::from_secs(4)).await;
-    let closed = || controls.iter().filter(|control| control.requested_close().is_some()).count();
+    let closed = || {
+        controls
+            .iter()
+            .filter(|control| control.requested_close().is_some())
+            .count()
+    };
     assert!((2..=3).contains(&closed()), "{}", closed());
     tokio::time::sleep(Duration::from_secs(6)).await;
     assert_eq!(closed(), 4);

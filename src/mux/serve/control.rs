@@ -104,6 +104,8 @@ impl Control {
     }
 
     pub(crate) fn requested_close(&self) -> Option<(CloseCause, String)> {
-        self.0.close_requested().map(|(cause, reason)| (*cause, reason.to_string()))
+        self.0
+            .close_requested()
+            .map(|(cause, reason)| (*cause, reason.to_string()))
     }
 }

@@ -284,9 +284,12 @@ where
         let Some(slot) = self.slots.get_mut(id) else {
             return;
         };
+        // An error that the peer will not get: the call ended before its handler.
+        let over = slot.cell.lock().transport.is_terminated();
         if let Some((method, started)) = slot.drop_handler() {
             let outcome = match &returned {
                 Ok(Ok(_)) => Outcome::Done,
+                Ok(Err(_)) if over => Outcome::Cancelled,
                 Ok(Err(status)) => Outcome::Failed(status.clone()),
                 Err(Panicked) => {
                     report_panic(method);
