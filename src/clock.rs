@@ -130,13 +130,11 @@ impl Clock {
     }
 
     /// Monotonic time now.
-    #[expect(clippy::unused_self, reason = "callers must hold a clock to read time")]
     pub fn monotonic(&self) -> Instant {
         Instant::now()
     }
 
     /// Completes `duration` from now.
-    #[expect(clippy::unused_self, reason = "callers must hold a clock to wait")]
     pub fn sleep(&self, duration: Duration) -> tokio::time::Sleep {
         tokio::time::sleep(duration)
     }
@@ -145,7 +143,6 @@ impl Clock {
     ///
     /// # Panics
     /// When `period` is zero.
-    #[expect(clippy::unused_self, reason = "callers must hold a clock to wait")]
     pub fn interval(&self, period: Duration) -> tokio::time::Interval {
         let mut interval = tokio::time::interval_at(Instant::now() + period, period);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -102,9 +102,10 @@ impl Server {
         limits::raise_open_files();
         let listener = bind(&config.http_address).await?;
         let address = listener.address();
-        let metrics_listener = match config.prometheus_enable {
-            true => Some(bind(&config.prometheus_address).await?),
-            false => None,
+        let metrics_listener = if config.prometheus_enable {
+            Some(bind(&config.prometheus_address).await?)
+        } else {
+            None
         };
         let access_url = config.access_url_for(address);
 
@@ -251,7 +252,7 @@ struct Listeners {
 }
 
 impl Listeners {
-    fn spawn(&self, listener: Listener, router: axum::Router, clock: &Clock) {
+    fn spawn(&self, listener: Listener, router: http::Router, clock: &Clock) {
         self.tasks
             .spawn(listener.run(router, clock.clone(), self.stop.clone()));
     }

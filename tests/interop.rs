@@ -407,7 +407,7 @@ fn conn_035_and_sigterm_loses_nothing_that_was_accepted() {
     let accepted = report["log_lines"].to_string();
     assert_eq!(data.value("SELECT count(*) FROM workspace_agent_logs"), accepted);
     // All reports but the first carry statistics; one that was under way when the server left may be either.
-    let reports = report["stats_at_ms"].as_array().unwrap().len() as i64 - 1;
+    let reports = i64::try_from(report["stats_at_ms"].as_array().unwrap().len()).unwrap() - 1;
     let stored: i64 = data
         .value("SELECT count(*) FROM workspace_agent_stats")
         .parse()

@@ -53,7 +53,7 @@ fn lists_numbers_and_flags_of_the_file_are_read() {
     assert_eq!(config.api_max_minor, 11);
     assert_eq!(config.derp_server_stun_addresses, ["s:1"]);
     assert!(config.block_direct_connections && config.derp_force_websockets);
-    assert_eq!(config.drain_time, Duration::from_secs(60));
+    assert_eq!(config.drain_time, Duration::from_mins(1));
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn yaml_that_is_no_mapping_is_refused() {
 fn defaults_are_those_of_the_specification() {
     let config = Config::with_defaults("/d");
     assert_eq!(config.agent_connection_update_frequency, Duration::from_secs(15));
-    assert_eq!(config.store_wait, Duration::from_secs(15 * 60));
+    assert_eq!(config.store_wait, Duration::from_mins(15));
     assert_eq!(config.shutdown_grace, Duration::from_secs(10));
     assert_eq!(config.api_max_minor, 8);
     assert!(!config.block_direct_connections);

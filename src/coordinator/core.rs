@@ -236,7 +236,7 @@ impl Core {
             return Ok(());
         }
         if let Some(node) = request.update_self.and_then(|update| update.node) {
-            self.update_self(id, Arc::new(node));
+            self.update_self(id, &Arc::new(node));
         }
         if let Some(to) = add {
             self.add_tunnel(id, to);
@@ -258,15 +258,15 @@ impl Core {
         self.peers.get(&id).is_some_and(|peer| peer.epoch == epoch)
     }
 
-    fn update_self(&mut self, id: PeerId, node: Arc<Node>) {
+    fn update_self(&mut self, id: PeerId, node: &Arc<Node>) {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
-        let changed = !peer.node.as_ref().is_some_and(|old| same_node(old, &node));
-        peer.node = Some(Arc::clone(&node));
+        let changed = !peer.node.as_ref().is_some_and(|old| same_node(old, node));
+        peer.node = Some(Arc::clone(node));
         if changed {
             for other in self.tunnel_peers(id) {
-                self.tell(other, id, News::Node(Arc::clone(&node), "node update"));
+                self.tell(other, id, News::Node(Arc::clone(node), "node update"));
             }
         }
     }

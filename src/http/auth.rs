@@ -85,13 +85,12 @@ fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h [u8]> {
         .get_all(header::COOKIE)
         .into_iter()
         .flat_map(|line| line.as_bytes().split(|&byte| byte == b';'))
-        .filter_map(|pair| {
+        .find_map(|pair| {
             let pair = pair.trim_ascii();
             let equals = pair.iter().position(|&byte| byte == b'=')?;
             let (key, value) = (&pair[..equals], &pair[equals + 1..]);
             (key.trim_ascii() == name.as_bytes()).then(|| unquoted(value))
         })
-        .next()
 }
 
 /// A cookie's value without the quotes that may stand around it.

@@ -81,8 +81,8 @@ async fn admit<H: SessionHost>(
     let authenticated = auth::authorized(found)?;
 
     let url = request.uri.query();
-    let api_version =
-        query::first_non_empty(url, "version").map_or(version::DEFAULT.to_owned(), |v| v.into_owned());
+    let api_version = query::first_non_empty(url, "version")
+        .map_or(version::DEFAULT.to_owned(), std::borrow::Cow::into_owned);
     version::validate(&api_version, app.api_max_minor).map_err(|detail| {
         ApiError::new(StatusCode::BAD_REQUEST, "Unknown or unsupported API version").validation(Validation {
             field: "version",

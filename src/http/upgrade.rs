@@ -19,6 +19,7 @@ const UPGRADE: HeaderValue = HeaderValue::from_static("Upgrade");
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 
 /// The answer that accepts a request, or the one that refuses it.
+#[expect(clippy::result_large_err, reason = "an answer either way, once per session")]
 pub(super) fn accept(request: &Parts) -> Result<Response<Body>, Response<Body>> {
     let key = verify(request)?;
     authenticate_origin(request).map_err(|text| plain(StatusCode::FORBIDDEN, &text))?;
@@ -34,6 +35,7 @@ pub(super) fn accept(request: &Parts) -> Result<Response<Body>, Response<Body>> 
 }
 
 /// The key of a request that is a WebSocket handshake.
+#[expect(clippy::result_large_err, reason = "as above")]
 fn verify(request: &Parts) -> Result<&[u8], Response<Body>> {
     let headers = &request.headers;
     let violation = |rest: String| format!("WebSocket protocol violation: {rest}");

@@ -94,6 +94,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> WebSocketPipe<IO> {
         Bytes::copy_from_slice(&input[..length])
     }
 
+    #[expect(
+        clippy::large_stack_arrays,
+        reason = "uninitialized, and no deeper call follows"
+    )]
     /// Reads from the socket once; an empty chunk is a control frame or a part of a header. `None` is its end.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<Option<Bytes>>> {
         if !self.leftover.is_empty() {

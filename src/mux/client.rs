@@ -38,7 +38,7 @@ struct State {
 }
 
 struct Call {
-    call: ClientCall,
+    end: ClientCall,
     /// Frames that wait for credit or room.
     out: BytesMut,
     inbox: VecDeque<Bytes>,
@@ -204,9 +204,9 @@ impl<Req, Res> fmt::Debug for ClientStream<Req, Res> {
 }
 
 impl Call {
-    fn new(call: ClientCall, out: BytesMut) -> Self {
+    fn new(end: ClientCall, out: BytesMut) -> Self {
         Self {
-            call,
+            end,
             out,
             inbox: VecDeque::new(),
             uncredited: 0,
@@ -220,7 +220,7 @@ impl Call {
     /// Takes what has come; true when something did.
     fn take_events(&mut self) -> bool {
         let mut any = false;
-        while let Some(event) = self.call.poll_event() {
+        while let Some(event) = self.end.poll_event() {
             any = true;
             match event {
                 ClientEvent::Message(message) => self.inbox.push_back(message),
@@ -232,7 +232,7 @@ impl Call {
     }
 
     fn end(&mut self, why: &TransportError) {
-        if let Some(ClientEvent::Ended(result)) = self.call.on_end(why) {
+        if let Some(ClientEvent::Ended(result)) = self.end.on_end(why) {
             self.result.get_or_insert(result);
         }
         self.wakers.drain(..).for_each(Waker::wake);
@@ -282,14 +282,14 @@ impl CallStream for Handle {
                 call.wakers.push(cx.waker().clone());
                 return Poll::Pending;
             }
-            Poll::Ready(call.call.send(message, &mut call.out))
+            Poll::Ready(call.end.send(message, &mut call.out))
         });
         sent.unwrap_or_else(|| Poll::Ready(Err(Status::eof())))
     }
 
     fn close_send(&self) {
         self.change(|call| {
-            call.call.close_send(&mut call.out);
+            call.end.close_send(&mut call.out);
             if call.half_closed {
                 call.result.get_or_insert(Ok(()));
             }
@@ -298,7 +298,7 @@ impl CallStream for Handle {
 
     fn close(&self) {
         self.change(|call| {
-            call.call.close(&mut call.out);
+            call.end.close(&mut call.out);
             call.result.get_or_insert(Ok(()));
         });
     }
@@ -384,7 +384,7 @@ impl State {
                 Event::Data(id, data) => match self.calls.get_mut(id) {
                     Some(call) => {
                         call.uncredited += data.len();
-                        call.call.on_bytes(data);
+                        call.end.on_bytes(data);
                         if call.take_events() {
                             call.wakers.drain(..).for_each(Waker::wake);
                         }

@@ -24,6 +24,8 @@ use super::stream::{CallStream, Inbound, Outbound, Reply, decode};
 pub type HandlerFuture = Pin<Box<dyn Future<Output = Result<Option<Reply>, Status>> + Send>>;
 
 type UnaryHandler<S> = Box<dyn Fn(&S, Bytes) -> Result<HandlerFuture, Status> + Send + Sync>;
+type ServerStreamHandler<S> =
+    Box<dyn Fn(&S, Bytes, Arc<dyn CallStream>) -> Result<HandlerFuture, Status> + Send + Sync>;
 type StreamHandler<S> = Box<dyn Fn(&S, Arc<dyn CallStream>) -> HandlerFuture + Send + Sync>;
 
 /// How a method is handled.
@@ -31,7 +33,7 @@ enum Handler<S> {
     /// Starts with the one request message.
     Single(UnaryHandler<S>),
     /// As [`Handler::Single`], and answers with a stream.
-    ServerStream(Box<dyn Fn(&S, Bytes, Arc<dyn CallStream>) -> Result<HandlerFuture, Status> + Send + Sync>),
+    ServerStream(ServerStreamHandler<S>),
     /// Starts at once and reads the requests itself.
     Stream(StreamHandler<S>),
 }

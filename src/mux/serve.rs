@@ -42,7 +42,7 @@ pub const ACK_BACKLOG: usize = 64;
 /// How long a peer may leave its side of a finished call open before ours is closed too, at least; at most twice as
 /// long. As long again and the stream is reset. Five minutes is what hashicorp/yamux gives a half-closed stream
 /// (`StreamCloseTimeout`).
-pub const DRAIN_LIMIT: Duration = Duration::from_secs(5 * 60);
+pub const DRAIN_LIMIT: Duration = Duration::from_mins(5);
 
 /// How long the goodbye may take, once a session is over, before the pipe is dropped: a peer that does not read must not
 /// hold up a shutdown.
@@ -140,7 +140,7 @@ where
     let close = end.close();
     let goodbye = poll_fn(|cx| {
         // What cannot be sent any more does not keep the pipe from being closed.
-        if let Poll::Pending = driver.poll_write(cx) {
+        if driver.poll_write(cx).is_pending() {
             return Poll::Pending;
         }
         let closed = ready!(driver.pipe().poll_close(cx, &close));

@@ -22,25 +22,25 @@ mod tests;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-pub use header::StreamId;
+pub(super) use header::StreamId;
 use header::{Flags, GoAwayCode, HEADER_LEN, Header, HeaderError, Kind};
 pub(crate) use map::StreamMap;
 use output::Output;
 
 /// Credit of a stream in each direction when it opens, bytes. Fixed by the yamux specification; never tuned upward, so
 /// that a stream costs at most this much memory while its reader waits.
-pub const WINDOW: u32 = 256 * 1024;
+pub(super) const WINDOW: u32 = 256 * 1024;
 
 /// Most streams of one session, those included that wait for the peer's FIN. An honest agent holds a handful, so this
 /// is generous; a peer above it has the new stream refused and keeps the others.
-pub const MAX_STREAMS: usize = 4096;
+pub(super) const MAX_STREAMS: usize = 4096;
 
 /// Most streams that a client opens without an answer. Go servers refuse more (hashicorp/yamux `AcceptBacklog`).
 const MAX_UNACKED: usize = 256;
 
 /// Which end of the session this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub(super) enum Role {
     /// Opens streams; those that the peer opens are refused.
     Client,
     /// Accepts streams and opens none.
@@ -50,7 +50,7 @@ pub enum Role {
 /// What the peer did.
 #[derive(Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Event {
+pub(super) enum Event {
     /// It opened a stream.
     Opened(StreamId),
     /// It sent bytes, which count against its credit until [`Session::consumed`].
@@ -101,7 +101,7 @@ pub enum SessionError {
 /// Why no stream could be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum OpenError {
+pub(super) enum OpenError {
     /// The peer accepts no more streams, or the session is over.
     #[error("remote end is not accepting connections")]
     GoAway,
@@ -158,7 +158,7 @@ struct Frame {
 
 /// One end of a yamux session.
 #[derive(Debug)]
-pub struct Session {
+pub(super) struct Session {
     role: Role,
     streams: StreamMap<Flow>,
     input: Bytes,
@@ -176,7 +176,7 @@ pub struct Session {
 
 impl Session {
     /// A fresh session.
-    pub fn new(role: Role) -> Self {
+    pub(super) fn new(role: Role) -> Self {
         Self {
             role,
             streams: StreamMap::new(),
@@ -194,7 +194,7 @@ impl Session {
     }
 
     /// Takes bytes from the peer. [`Session::poll_event`] must have returned `None` since the last call.
-    pub fn on_bytes(&mut self, chunk: Bytes) {
+    pub(super) fn on_bytes(&mut self, chunk: Bytes) {
         debug_assert!(self.input.is_empty(), "events of the last chunk were not taken");
         if !self.dead {
             self.input = chunk;
@@ -202,7 +202,7 @@ impl Session {
     }
 
     /// The next thing that the peer did; `None` when more bytes are needed.
-    pub fn poll_event(&mut self) -> Option<Event> {
+    pub(super) fn poll_event(&mut self) -> Option<Event> {
         while !self.dead {
             let event = match self.frame.take() {
                 Some(frame) => self.on_frame(frame),
@@ -223,28 +223,28 @@ impl Session {
     }
 
     /// Whether the input so far ends inside a frame, so that an end of the pipe now is not a clean one.
-    pub fn is_mid_frame(&self) -> bool {
+    pub(super) fn is_mid_frame(&self) -> bool {
         self.header_len > 0 || self.frame.is_some()
     }
 
     /// What is to be sent. The caller takes from its front.
-    pub fn output(&mut self) -> &mut BytesMut {
+    pub(super) fn output(&mut self) -> &mut BytesMut {
         self.output.bytes()
     }
 
     /// Whether so many control frames wait that no more input should be read: only a peer that floods us and does not
     /// read gets here.
-    pub fn is_flooded(&self) -> bool {
+    pub(super) fn is_flooded(&self) -> bool {
         self.output.is_flooded()
     }
 
     /// Releases the output's memory if nothing is waiting in it.
-    pub fn release_output(&mut self) {
+    pub(super) fn release_output(&mut self) {
         self.output.release();
     }
 
     /// Opens a stream. The peer learns of it with the first frame.
-    pub fn open(&mut self) -> Result<StreamId, OpenError> {
+    pub(super) fn open(&mut self) -> Result<StreamId, OpenError> {
         if self.dead || self.peer_gone || self.role == Role::Server {
             return Err(OpenError::GoAway);
         }
@@ -259,7 +259,7 @@ impl Session {
     }
 
     /// Sends from the front of `data` what credit and the output's limit allow; the rest stays. Returns how much went.
-    pub fn send(&mut self, id: StreamId, data: &mut BytesMut) -> usize {
+    pub(super) fn send(&mut self, id: StreamId, data: &mut BytesMut) -> usize {
         let room = self.sendable(id).min(data.len());
         if room == 0 {
             return 0;
@@ -270,7 +270,7 @@ impl Session {
     }
 
     /// How many bytes of payload can be sent on a stream right now.
-    pub fn sendable(&self, id: StreamId) -> usize {
+    pub(super) fn sendable(&self, id: StreamId) -> usize {
         match self.streams.get(id) {
             Some(flow) if !flow.local_fin && !self.dead => self
                 .output
@@ -281,14 +281,14 @@ impl Session {
     }
 
     /// Whether the peer would take more on a stream, wherever else there may be no room.
-    pub fn has_credit(&self, id: StreamId) -> bool {
+    pub(super) fn has_credit(&self, id: StreamId) -> bool {
         self.streams
             .get(id)
             .is_some_and(|flow| !flow.local_fin && flow.send_window > 0)
     }
 
     /// Sends one frame of `len` bytes, at most [`Session::sendable`], that `write` appends to the output itself.
-    pub fn write_data(&mut self, id: StreamId, len: usize, write: impl FnOnce(&mut BytesMut)) {
+    pub(super) fn write_data(&mut self, id: StreamId, len: usize, write: impl FnOnce(&mut BytesMut)) {
         let Some(flow) = self.streams.get_mut(id) else {
             return;
         };
@@ -307,7 +307,7 @@ impl Session {
     }
 
     /// Half-closes a stream; once, however often it is called.
-    pub fn fin(&mut self, id: StreamId) {
+    pub(super) fn fin(&mut self, id: StreamId) {
         let Some(flow) = self.streams.get_mut(id) else {
             return;
         };
@@ -324,7 +324,7 @@ impl Session {
     }
 
     /// Ends a stream at once, in both directions, and forgets it. The peer may lose what it has already received.
-    pub fn reset(&mut self, id: StreamId) {
+    pub(super) fn reset(&mut self, id: StreamId) {
         let announced = self.streams.get(id).is_some_and(|flow| flow.due != Flags::SYN);
         self.forget(id);
         if announced {
@@ -335,7 +335,7 @@ impl Session {
     /// Says that `len` received bytes are dealt with, so that the peer may send as many more.
     ///
     /// Credit is granted in halves of the window, which costs one small frame per 128 KiB.
-    pub fn consumed(&mut self, id: StreamId, len: usize) {
+    pub(super) fn consumed(&mut self, id: StreamId, len: usize) {
         let Some(flow) = self.streams.get_mut(id) else {
             return;
         };
@@ -356,12 +356,12 @@ impl Session {
     }
 
     /// Streams of the peer that no frame of ours has acknowledged yet.
-    pub fn unacked(&self) -> usize {
+    pub(super) fn unacked(&self) -> usize {
         self.unacked
     }
 
     /// Acknowledges every stream of the peer that no other frame has acknowledged.
-    pub fn ack_all(&mut self) {
+    pub(super) fn ack_all(&mut self) {
         if self.role == Role::Client || self.unacked == 0 {
             return;
         }
@@ -374,19 +374,20 @@ impl Session {
     }
 
     /// Asks the peer for a sign of life. Its answer may come at any time and needs no bookkeeping.
-    pub fn ping(&mut self) {
+    pub(super) fn ping(&mut self) {
         self.output
             .frame(Kind::Ping, Flags::SYN, StreamId(0), self.next_ping);
         self.next_ping = self.next_ping.wrapping_add(1);
     }
 
     /// Whether a stream is open in either direction.
-    pub fn contains(&self, id: StreamId) -> bool {
+    pub(super) fn contains(&self, id: StreamId) -> bool {
         self.streams.contains(id)
     }
 
     /// Streams that are open in either direction.
-    pub fn stream_count(&self) -> usize {
+    #[cfg(test)]
+    pub(super) fn stream_count(&self) -> usize {
         self.streams.len()
     }
 

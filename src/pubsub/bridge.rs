@@ -13,10 +13,10 @@ use crate::store::Store;
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often old events are removed.
-const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
+const PRUNE_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Age from which an event is removed: every server on the store has read it long before.
-const EVENT_LIFETIME: Duration = Duration::from_secs(10 * 60);
+const EVENT_LIFETIME: Duration = Duration::from_mins(10);
 
 /// Delivers for as long as it is polled; never returns.
 pub async fn run(store: Arc<dyn Store>, pubsub: Pubsub, clock: Clock) {

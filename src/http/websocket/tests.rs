@@ -98,7 +98,7 @@ async fn our_ping_is_answered_and_the_answer_is_a_sign_of_life() {
 async fn wire_104_messages_are_binary_unmasked_and_at_most_32_kib() {
     let (server, mut client) = duplex(1 << 20);
     let mut pipe = WebSocketPipe::new(server, BytesMut::new());
-    send(&mut pipe, &[7; 40_000]).await;
+    send(&mut pipe, &vec![7; 40_000]).await;
     send(&mut pipe, b"hi").await;
     let mut wire = vec![0; 4 + 32_768 + 4 + 7_232 + 2 + 2];
     client.read_exact(&mut wire).await.unwrap();
@@ -243,7 +243,7 @@ async fn pings_of_a_peer_that_reads_nothing_do_not_pile_up() {
     });
     assert!(full.await.is_err());
     let held = pipe.pending.len();
-    let ping = [[0x89, 0x80 | 120, 0, 0, 0, 0].as_slice(), &[b'p'; 120]].concat();
+    let ping = [[0x89, 0x80 | 0x78, 0, 0, 0, 0].as_slice(), &[b'p'; 120]].concat();
     for _ in 0..1000 {
         client.write_all(&ping).await.unwrap();
         assert_eq!(recv(&mut pipe).await.unwrap().unwrap(), Bytes::new());

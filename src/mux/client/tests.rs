@@ -12,23 +12,23 @@ type Text = String;
 
 fn registry() -> Registry<()> {
     let mut registry = Registry::new();
-    registry.unary("/t.S/Echo", |_, text: Text| async move { Ok(text) });
-    registry.unary("/t.S/Fail", |_, _: Text| async {
+    registry.unary("/t.S/Echo", |(), text: Text| async move { Ok(text) });
+    registry.unary("/t.S/Fail", |(), _: Text| async {
         Err::<Text, _>(Status::new(7, "no"))
     });
-    registry.unary("/t.S/Hang", |_, _: Text| {
+    registry.unary("/t.S/Hang", |(), _: Text| {
         std::future::pending::<Result<Text, Status>>()
     });
     registry.server_stream(
         "/t.S/Count",
-        |_, upto: Text, mut replies: Outbound<Text>| async move {
+        |(), upto: Text, mut replies: Outbound<Text>| async move {
             for number in 0..upto.parse::<u32>().unwrap() {
                 replies.send(&number.to_string()).await?;
             }
             Ok(())
         },
     );
-    registry.client_stream("/t.S/Join", |_, mut requests: Inbound<Text>| async move {
+    registry.client_stream("/t.S/Join", |(), mut requests: Inbound<Text>| async move {
         let mut joined = Text::new();
         while let Some(text) = requests.next().await? {
             joined += &text;
@@ -37,7 +37,7 @@ fn registry() -> Registry<()> {
     });
     registry.bidi(
         "/t.S/Chat",
-        |_, mut requests: Inbound<Text>, mut replies: Outbound<Text>| async move {
+        |(), mut requests: Inbound<Text>, mut replies: Outbound<Text>| async move {
             while let Some(text) = requests.next().await? {
                 replies.send(&text).await?;
             }

@@ -1,5 +1,7 @@
 //! The session's task: moves bytes between the pipe, the session and its calls, and polls the handlers.
 
+mod calls;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,9 +9,8 @@ use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::cell::Reader;
 use super::control::{Control, Shared};
-use super::slot::{Panicked, Returned, Running, Slot, Stage, guard};
+use super::slot::Slot;
 use super::timer::{Alarm, Timer};
 use super::{
     ACK_BACKLOG, ACK_DELAY, DRAIN_LIMIT, READS_PER_TURN, SEND_BUFFER, SEND_TURN, SESSION_RECEIVE_BUFFER,
@@ -18,9 +19,8 @@ use super::{
 use crate::clock::Clock;
 use crate::mux::call::Event as CallEvent;
 use crate::mux::error::{Status, TransportError};
-use crate::mux::metadata::Metadata;
 use crate::mux::pipe::{Pipe, PipeError};
-use crate::mux::registry::{Method, Outcome, Registry};
+use crate::mux::registry::Registry;
 use crate::mux::session::{Event, Role, Session, StreamId, StreamMap};
 
 pub(super) struct Driver<'r, S, P> {
@@ -212,135 +212,6 @@ where
             }
         }
         self.credit(id);
-    }
-
-    fn invoke(&mut self, id: StreamId, path: &[u8], metadata: Metadata) {
-        let Some(slot) = self.slots.get_mut(id) else {
-            return;
-        };
-        slot.lingered = 0;
-        match self.registry.lookup(path) {
-            Err(status) => {
-                slot.cell.lock().drop_messages();
-                self.finish(id, Ok(Err(status)));
-            }
-            Ok(method) => {
-                slot.stage = Stage::AwaitsRequest(method, metadata);
-                if method.shape().takes_one_request() {
-                    slot.cell.lock().reader = Reader::Session;
-                } else {
-                    self.start(id, None);
-                }
-            }
-        }
-    }
-
-    fn start(&mut self, id: StreamId, request: Option<Bytes>) {
-        let Some(slot) = self.slots.get_mut(id) else {
-            return;
-        };
-        let Stage::AwaitsRequest(method, metadata) = std::mem::replace(&mut slot.stage, Stage::Idle) else {
-            return;
-        };
-        slot.cell.lock().drop_messages();
-        let started = self.clock.monotonic();
-        let cell = &slot.cell;
-        let handler = guard(|| {
-            self.registry
-                .start(method, &self.context, &metadata, request, || cell.begin_stream())
-        });
-        match handler {
-            Ok(Ok(handler)) => {
-                if method.shape().takes_one_request() {
-                    slot.cell.lock().drop_messages();
-                }
-                slot.stage = Stage::Running(Running {
-                    method,
-                    handler,
-                    started,
-                });
-                self.poll_handler(id);
-            }
-            Ok(Err(status)) => self.finish(id, Ok(Err(status))),
-            Err(panicked) => {
-                report_panic(method);
-                self.finish(id, Err(panicked));
-            }
-        }
-    }
-
-    fn poll_handler(&mut self, id: StreamId) {
-        let Some(slot) = self.slots.get_mut(id) else {
-            return;
-        };
-        match slot.poll_handler() {
-            Poll::Ready(returned) => self.finish(id, returned),
-            Poll::Pending => self.flush(id),
-        }
-    }
-
-    /// Ends a call with what its handler returned, or with an error in place of a handler.
-    fn finish(&mut self, id: StreamId, returned: Returned) {
-        let Some(slot) = self.slots.get_mut(id) else {
-            return;
-        };
-        // An error that the peer will not get: the call ended before its handler.
-        let over = slot.cell.lock().transport.is_terminated();
-        if let Some((method, started)) = slot.drop_handler() {
-            let outcome = match &returned {
-                Ok(Ok(_)) => Outcome::Done,
-                Ok(Err(_)) if over => Outcome::Cancelled,
-                Ok(Err(status)) => Outcome::Failed(status.clone()),
-                Err(Panicked) => {
-                    report_panic(method);
-                    Outcome::Panicked
-                }
-            };
-            self.registry
-                .finished(method, &self.context, &outcome, self.clock.monotonic() - started);
-        }
-        slot.cell.end_call();
-        slot.served = true;
-        let result = returned.unwrap_or_else(|panicked| Err(panicked.into()));
-        let mut guard = slot.cell.lock();
-        let state = &mut *guard;
-        if state.out.is_empty() {
-            std::mem::swap(&mut state.out, &mut self.scratch);
-        }
-        let before = state.out.len();
-        state.transport.finish(result, &mut state.out);
-        self.shared
-            .queued
-            .fetch_add(state.out.len() - before, Ordering::Relaxed);
-        drop(guard);
-        if !slot.peer_done {
-            self.timer.arm(Alarm::Linger, &self.clock, DRAIN_LIMIT);
-        }
-        self.flush(id);
-    }
-
-    /// Ends a call whose peer wants no result: the handler sees why in one last poll, and is dropped.
-    fn cancel(&mut self, id: StreamId) {
-        let Some(slot) = self.slots.get_mut(id) else {
-            return;
-        };
-        let returned = slot.poll_handler();
-        if let Some((method, started)) = slot.drop_handler() {
-            let outcome = match returned {
-                Poll::Ready(Ok(Ok(_))) => Outcome::Done,
-                Poll::Ready(Err(Panicked)) => {
-                    report_panic(method);
-                    Outcome::Panicked
-                }
-                Poll::Ready(Ok(Err(_))) | Poll::Pending => Outcome::Cancelled,
-            };
-            self.registry
-                .finished(method, &self.context, &outcome, self.clock.monotonic() - started);
-        }
-        slot.cell.end_call();
-        slot.cell.lock().transport.handler_returned();
-        slot.served = true;
-        self.timer.arm(Alarm::Linger, &self.clock, DRAIN_LIMIT);
     }
 
     /// Nothing more is read from or written to a stream; what runs on it was cancelled.
@@ -624,8 +495,4 @@ where
             self.waiting_to_begin = VecDeque::new();
         }
     }
-}
-
-fn report_panic<S>(method: &Method<S>) {
-    tracing::error!(method = method.path(), "panic serving dRPC request");
 }

@@ -16,7 +16,7 @@ const VERSION: u8 = 0;
 
 /// Number of a yamux stream. Clients open odd ones; 0 names the session itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct StreamId(pub(crate) u32);
+pub(crate) struct StreamId(pub(crate) u32);
 
 impl fmt::Display for StreamId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -27,6 +27,7 @@ impl<T> StreamMap<T> {
         self.entries.len()
     }
 
+    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }

@@ -323,8 +323,9 @@ fn wire_108_a_stream_too_many_is_reset_alone() {
 fn credit_bounds_what_is_sent_and_its_return_is_told() {
     let mut peer = Peer::opened();
     let mut sent = 0;
+    let data = vec![0; 20_000];
     loop {
-        let n = peer.write(1, &[0; 20_000]);
+        let n = peer.write(1, &data);
         peer.0.output().clear();
         sent += n;
         if n == 0 {
@@ -483,7 +484,6 @@ fn run(chunks: impl Iterator<Item = Bytes>) -> (Vec<String>, Bytes) {
                 Event::Data(id, data) => {
                     events.push(format!("{id} {}", "a".repeat(data.len())));
                     last_data = Some(id);
-                    continue;
                 }
                 other => {
                     events.push(format!("{other:?}"));

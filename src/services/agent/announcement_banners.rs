@@ -16,7 +16,7 @@ use crate::proto::agent as proto;
 use crate::store::{Store, StoreError};
 
 /// How often banners are read again, beside the events that tell of a change.
-pub(super) const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
+pub(super) const REFRESH_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Site setting that holds the banners, as a JSON list.
 const SETTING: &str = "announcement_banners";

@@ -12,7 +12,7 @@ use crate::ids::WorkspaceId;
 use crate::store::Invalidation;
 
 /// How often workspaces are read again.
-const REFRESH_INTERVAL: Duration = Duration::from_secs(5 * 60);
+const REFRESH_INTERVAL: Duration = Duration::from_mins(5);
 
 /// Workspaces in one statement.
 const WORKSPACES_PER_READ: usize = 10_000;

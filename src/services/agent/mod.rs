@@ -38,7 +38,7 @@ use crate::pubsub::Pubsub;
 use crate::store::{Authenticated, Monitors, Store, StoreError};
 
 /// Interval between statistics when the setting is zero.
-const DEFAULT_STATS_INTERVAL: Duration = Duration::from_secs(5 * 60);
+const DEFAULT_STATS_INTERVAL: Duration = Duration::from_mins(5);
 
 /// What an operator says about agents.
 #[derive(Clone, Debug)]

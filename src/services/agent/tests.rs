@@ -122,6 +122,7 @@ fn lifecycle(state: i32, changed_at: Option<prost_types::Timestamp>) -> proto::U
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as messages carry it")]
 fn at(seconds: i64) -> Option<prost_types::Timestamp> {
     Some(prost_types::Timestamp { seconds, nanos: 0 })
 }

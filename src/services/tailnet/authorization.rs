@@ -12,7 +12,7 @@ use crate::coordinator::PeerId;
 use crate::proto::tailnet::{CoordinateRequest, Node};
 
 /// Encoded bytes of a node. An honest one has a few hundred; it is kept for as long as its peer is connected.
-pub const MAX_NODE: usize = 64 * 1024;
+pub(super) const MAX_NODE: usize = 64 * 1024;
 
 /// First six bytes of an agent's addresses; the other ten are those of its id.
 const PREFIXES: [[u8; 6]; 2] = [

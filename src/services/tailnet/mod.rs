@@ -174,12 +174,11 @@ async fn receive(
             .authorize(&request)
             .map_err(|error| error.to_string())?;
         let handled = std::panic::catch_unwind(AssertUnwindSafe(|| connection.handle(request)));
-        match handled {
-            Ok(result) => result.map_err(|error| error.to_string())?,
-            Err(_) => {
-                tracing::error!(peer = %identity.id, "panic while coordinating");
-                return Err(INTERNAL_ERROR.to_owned());
-            }
+        if let Ok(result) = handled {
+            result.map_err(|error| error.to_string())?;
+        } else {
+            tracing::error!(peer = %identity.id, "panic while coordinating");
+            return Err(INTERNAL_ERROR.to_owned());
         }
     }
     Ok(())

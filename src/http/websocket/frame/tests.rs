@@ -1,3 +1,9 @@
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::decimal_bitwise_operands,
+    reason = "lengths are what they are"
+)]
+
 use proptest::prelude::*;
 
 use super::*;

@@ -378,7 +378,7 @@ impl Peer {
 
     /// How the session ended.
     pub(super) async fn end(self) -> SessionEnd {
-        tokio::time::timeout(Duration::from_secs(60), self.served)
+        tokio::time::timeout(Duration::from_mins(1), self.served)
             .await
             .unwrap()
             .unwrap()

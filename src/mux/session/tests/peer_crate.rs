@@ -113,7 +113,7 @@ async fn the_crate_as_client_gets_its_bytes_back() {
             writer.close().await.unwrap();
         };
         let mut back = Vec::new();
-        let (_, read) = tokio::join!(write, reader.read_to_end(&mut back));
+        let ((), read) = tokio::join!(write, reader.read_to_end(&mut back));
         read.unwrap();
         assert!(back == body(i), "stream {i} differs");
     });
