@@ -3,6 +3,7 @@
 //! Owns the order of the checks: room, token, version, role, upgrade. It is that of coder/coder
 //! `coderd/workspaceagentsrpc.go`; a text for each failure stands where the check does.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,10 +14,9 @@ use bytes::BytesMut;
 use hyper::upgrade::{OnUpgrade, Parts, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::error::{ApiError, Validation, plain};
-use super::{App, NewSession, SessionHost, WebSocketPipe, auth, query, upgrade, version};
+use super::{App, NewSession, Place, SessionHost, WebSocketPipe, auth, query, upgrade, version};
 
 /// How long the answer to a handshake may take to be written. It is smaller than any socket buffer.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,8 +29,8 @@ pub(super) async fn handshake<H: SessionHost>(State(app): State<Arc<App<H>>>, re
         return unavailable("The server is starting or stopping.").into_response();
     };
     let (mut request, _) = request.into_parts();
-    let (session, permit) = match admit(&app, host, &request).await {
-        Ok(admitted) => admitted,
+    let session = match admit(&app, host, &request).await {
+        Ok(session) => session,
         Err(error) => {
             host.refused(&error);
             return error.into_response();
@@ -38,7 +38,7 @@ pub(super) async fn handshake<H: SessionHost>(State(app): State<Arc<App<H>>>, re
     };
     let response = match upgrade::accept(&request) {
         Ok(response) => response,
-        Err(response) => return response,
+        Err(refusal) => return refusal.into_response(),
     };
     let Some(upgraded) = request.extensions.remove::<OnUpgrade>() else {
         return plain(
@@ -56,7 +56,7 @@ pub(super) async fn handshake<H: SessionHost>(State(app): State<Arc<App<H>>>, re
             () = app.stopping.cancelled() => None,
         };
         if let (Some(upgraded), Some(host)) = (upgraded, app.host()) {
-            begin(host, session, upgraded, permit);
+            begin(host, session, upgraded);
         }
         drop(at_work);
     });
@@ -68,9 +68,11 @@ async fn admit<H: SessionHost>(
     app: &App<H>,
     host: &H,
     request: &axum::http::request::Parts,
-) -> Result<(NewSession, OwnedSemaphorePermit), ApiError> {
+) -> Result<NewSession, ApiError> {
     let permit = Arc::clone(&app.room).try_acquire_owned();
-    let permit = permit.map_err(|_| unavailable("The server has no room for another agent connection."))?;
+    let place = permit
+        .map(Place)
+        .map_err(|_| unavailable("The server has no room for another agent connection."))?;
 
     let token = auth::token(request)?;
     let timeout = app.clock.sleep(auth::STORE_TIMEOUT);
@@ -81,8 +83,8 @@ async fn admit<H: SessionHost>(
     let authenticated = auth::authorized(found)?;
 
     let url = request.uri.query();
-    let api_version = query::first_non_empty(url, "version")
-        .map_or(version::DEFAULT.to_owned(), std::borrow::Cow::into_owned);
+    let requested = query::first_non_empty(url, "version");
+    let api_version = requested.map_or_else(|| version::DEFAULT.to_owned(), Cow::into_owned);
     version::validate(&api_version, app.api_max_minor).map_err(|detail| {
         ApiError::new(StatusCode::BAD_REQUEST, "Unknown or unsupported API version").validation(Validation {
             field: "version",
@@ -90,15 +92,13 @@ async fn admit<H: SessionHost>(
         })
     })?;
 
-    let role = query::first_non_empty(url, "role").map(std::borrow::Cow::into_owned);
-    Ok((
-        NewSession {
-            authenticated,
-            api_version,
-            role,
-        },
-        permit,
-    ))
+    let role = query::first_non_empty(url, "role").map(Cow::into_owned);
+    Ok(NewSession {
+        authenticated,
+        api_version,
+        role,
+        place,
+    })
 }
 
 /// Agents and clients come again after this one.
@@ -106,17 +106,12 @@ fn unavailable(message: &'static str) -> ApiError {
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message)
 }
 
-/// Starts the session's task.
-fn begin<H: SessionHost>(host: &H, session: NewSession, upgraded: Upgraded, permit: OwnedSemaphorePermit) {
-    // Down to the socket: the layers above it would stay in memory for as long as the session.
+/// Hands a session over, down to its socket: the layers above it would stay in memory for as long as the session.
+fn begin<H: SessionHost>(host: &H, session: NewSession, upgraded: Upgraded) {
     let Ok(Parts { io, read_buf, .. }) = upgraded.downcast::<TokioIo<TcpStream>>() else {
         tracing::error!("connection of an upgraded request is no TCP connection");
         return;
     };
     let pipe = WebSocketPipe::new(io.into_inner(), BytesMut::from(&read_buf[..]));
-    let session = host.serve(session, pipe);
-    tokio::spawn(async move {
-        session.await;
-        drop(permit);
-    });
+    host.begin(session, pipe);
 }

@@ -5,7 +5,8 @@
 
 use axum::body::Body;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use tungstenite::handshake::derive_accept_key;
@@ -18,11 +19,41 @@ const PROTOCOL_VERSION: HeaderValue = HeaderValue::from_static("13");
 const UPGRADE: HeaderValue = HeaderValue::from_static("Upgrade");
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 
-/// The answer that accepts a request, or the one that refuses it.
-#[expect(clippy::result_large_err, reason = "an answer either way, once per session")]
-pub(super) fn accept(request: &Parts) -> Result<Response<Body>, Response<Body>> {
+/// Why a request is no good handshake, as the client is told in plain text.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    status: StatusCode,
+    text: String,
+    /// Headers that tell what would be good.
+    advice: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, text: String) -> Self {
+        Self {
+            status,
+            text,
+            advice: Vec::new(),
+        }
+    }
+
+    fn violation(status: StatusCode, text: &str) -> Self {
+        Self::new(status, format!("WebSocket protocol violation: {text}"))
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = plain(self.status, &self.text);
+        response.headers_mut().extend(self.advice);
+        response
+    }
+}
+
+/// The answer that accepts a request.
+pub(super) fn accept(request: &Parts) -> Result<Response, Refusal> {
     let key = verify(request)?;
-    authenticate_origin(request).map_err(|text| plain(StatusCode::FORBIDDEN, &text))?;
+    authenticate_origin(request).map_err(|text| Refusal::new(StatusCode::FORBIDDEN, text))?;
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
@@ -35,55 +66,37 @@ pub(super) fn accept(request: &Parts) -> Result<Response<Body>, Response<Body>> 
 }
 
 /// The key of a request that is a WebSocket handshake.
-#[expect(clippy::result_large_err, reason = "as above")]
-fn verify(request: &Parts) -> Result<&[u8], Response<Body>> {
+fn verify(request: &Parts) -> Result<&[u8], Refusal> {
     let headers = &request.headers;
-    let violation = |rest: String| format!("WebSocket protocol violation: {rest}");
     if request.version < Version::HTTP_11 {
-        let text = format!(
-            "handshake request must be at least HTTP/1.1: {}",
-            quote(format!("{:?}", request.version))
-        );
-        return Err(plain(StatusCode::UPGRADE_REQUIRED, &violation(text)));
+        let version = quote(format!("{:?}", request.version));
+        let text = format!("handshake request must be at least HTTP/1.1: {version}");
+        return Err(Refusal::violation(StatusCode::UPGRADE_REQUIRED, &text));
     }
-    for (name, token) in [(header::CONNECTION, "Upgrade"), (header::UPGRADE, "websocket")] {
+    for (title, name, token) in [
+        ("Connection", header::CONNECTION, "Upgrade"),
+        ("Upgrade", header::UPGRADE, "websocket"),
+    ] {
         if !has_token(headers, &name, token) {
-            let (title, value) = (
-                if token == "Upgrade" {
-                    "Connection"
-                } else {
-                    "Upgrade"
-                },
-                first(headers, &name),
-            );
-            let text = violation(format!(
-                "{title} header {} does not contain {token}",
-                quote(value)
-            ));
-            let mut response = plain(StatusCode::UPGRADE_REQUIRED, &text);
-            response.headers_mut().insert(header::CONNECTION, UPGRADE);
-            response.headers_mut().insert(header::UPGRADE, WEBSOCKET);
-            return Err(response);
+            let value = quote(first(headers, &name));
+            let text = format!("{title} header {value} does not contain {token}");
+            let mut refusal = Refusal::violation(StatusCode::UPGRADE_REQUIRED, &text);
+            refusal.advice = vec![(header::CONNECTION, UPGRADE), (header::UPGRADE, WEBSOCKET)];
+            return Err(refusal);
         }
     }
     if request.method != Method::GET {
-        let text = format!(
-            "handshake request method is not GET but {}",
-            quote(request.method.as_str())
-        );
-        return Err(plain(StatusCode::METHOD_NOT_ALLOWED, &violation(text)));
+        let method = quote(request.method.as_str());
+        let text = format!("handshake request method is not GET but {method}");
+        return Err(Refusal::violation(StatusCode::METHOD_NOT_ALLOWED, &text));
     }
     let version = first(headers, &header::SEC_WEBSOCKET_VERSION);
     if version != PROTOCOL_VERSION.as_bytes() {
-        let text = format!(
-            "unsupported WebSocket protocol version (only 13 is supported): {}",
-            quote(version)
-        );
-        let mut response = plain(StatusCode::BAD_REQUEST, &text);
-        response
-            .headers_mut()
-            .insert(header::SEC_WEBSOCKET_VERSION, PROTOCOL_VERSION);
-        return Err(response);
+        let version = quote(version);
+        let text = format!("unsupported WebSocket protocol version (only 13 is supported): {version}");
+        let mut refusal = Refusal::new(StatusCode::BAD_REQUEST, text);
+        refusal.advice = vec![(header::SEC_WEBSOCKET_VERSION, PROTOCOL_VERSION)];
+        return Err(refusal);
     }
     let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).into_iter();
     let text = match (keys.next(), keys.next()) {
@@ -94,13 +107,11 @@ fn verify(request: &Parts) -> Result<&[u8], Response<Body>> {
             if STANDARD.decode(key).is_ok_and(|nonce| nonce.len() == 16) {
                 return Ok(key);
             }
-            format!(
-                "invalid Sec-WebSocket-Key {}, must be a 16 byte base64 encoded string",
-                quote(key)
-            )
+            let key = quote(key);
+            format!("invalid Sec-WebSocket-Key {key}, must be a 16 byte base64 encoded string")
         }
     };
-    Err(plain(StatusCode::BAD_REQUEST, &violation(text)))
+    Err(Refusal::violation(StatusCode::BAD_REQUEST, &text))
 }
 
 /// A page of another host may not connect with its visitor's cookie. Agents send no `Origin`.

@@ -48,6 +48,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn tn_001_no_version_counts_as_one_that_is_accepted() {
+        assert_eq!(DEFAULT, "2.0");
+        assert_eq!(validate(DEFAULT, 0), Ok(()));
+    }
+
+    #[test]
     fn tn_002_every_minor_up_to_ours_is_accepted() {
         for minor in 0..=8 {
             assert_eq!(validate(&format!("2.{minor}"), 8), Ok(()));

@@ -21,8 +21,8 @@ use crate::mux::pipe::{Close, CloseCode, MAX_MESSAGE, Pipe, PipeError};
 use frame::{End, FrameReader, PING, PONG, push_close, push_control};
 
 /// Most bytes taken from the socket at once. They pass through the stack, so an idle connection pays nothing for them;
-/// larger ones make large uploads cheaper in system calls, but 32 KiB is one full message of Go peers.
-const READ_SIZE: usize = 32 * 1024;
+/// almost every wake-up brings less, and large uploads cost one system call per so many bytes.
+const READ_SIZE: usize = 16 * 1024;
 
 /// A WebSocket, server's side, whose binary messages are one stream of bytes.
 #[derive(Debug)]
@@ -94,10 +94,6 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> WebSocketPipe<IO> {
         Bytes::copy_from_slice(&input[..length])
     }
 
-    #[expect(
-        clippy::large_stack_arrays,
-        reason = "uninitialized, and no deeper call follows"
-    )]
     /// Reads from the socket once; an empty chunk is a control frame or a part of a header. `None` is its end.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<Option<Bytes>>> {
         if !self.leftover.is_empty() {

@@ -1,10 +1,11 @@
 //! One session: from a pipe and an authenticated agent to its end.
 
 use std::borrow::Cow;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::net::TcpStream;
 
 use super::parts::Parts;
@@ -12,7 +13,7 @@ use crate::batch::connections::Subject;
 use crate::clock::Clock;
 use crate::coordinator::PeerId;
 use crate::http::{ApiError, NewSession, SessionHost, WebSocketPipe};
-use crate::ids::AgentToken;
+use crate::ids::{AgentId, AgentToken};
 use crate::mux::pipe::{Close, CloseCode, Pipe as _};
 use crate::mux::{Control, Registry, SessionEnd, serve};
 use crate::services::agent::{AgentApi, AgentServices};
@@ -72,23 +73,16 @@ impl SessionHost for Host {
         self.0.store.ping().await
     }
 
-    fn serve(
-        &self,
-        session: NewSession,
-        pipe: WebSocketPipe<TcpStream>,
-    ) -> impl Future<Output = ()> + Send + 'static {
-        let shared = Arc::clone(&self.0);
+    fn begin(&self, session: NewSession, pipe: WebSocketPipe<TcpStream>) {
         let info = info(&session);
         if info.role == Role::Helper {
             tracing::debug!(role = session.role, "skipping agent connection monitoring");
         }
-        let control = Control::new(&shared.clock);
-        let guard = shared.sessions.add(info, control.clone());
-        let count = shared.metrics.session();
-        async move {
-            run(&shared, session, pipe, control).await;
-            drop((guard, count));
-        }
+        let control = Control::new(&self.0.clock);
+        let live = self.0.sessions.add(info, control.clone());
+        let count = self.0.metrics.session();
+        // A task for the beginning, which needs more room than what follows.
+        tokio::spawn(begin(Arc::clone(&self.0), session, pipe, control, (live, count)));
     }
 
     fn refused(&self, error: &ApiError) {
@@ -114,12 +108,25 @@ fn info(session: &NewSession) -> SessionInfo {
     }
 }
 
-async fn run(shared: &Shared, session: NewSession, mut pipe: WebSocketPipe<TcpStream>, control: Control) {
-    // Boxed, so that a session does not keep the room that its beginning needed.
-    let context = match Box::pin(begin(shared, session)).await {
+/// Puts the services of a session together and starts the task that serves it. `kept` is dropped when it ends.
+async fn begin<K: Send + 'static>(
+    shared: Arc<Shared>,
+    session: NewSession,
+    mut pipe: WebSocketPipe<TcpStream>,
+    control: Control,
+    kept: K,
+) {
+    let NewSession {
+        authenticated,
+        api_version,
+        place,
+        ..
+    } = session;
+    let agent_id = authenticated.agent.id;
+    let context = match context(&shared, authenticated, api_version).await {
         Ok(context) => context,
         Err(error) => {
-            tracing::warn!(%error, "workspace agent RPC listen error");
+            tracing::warn!(%agent_id, %error, "workspace agent RPC listen error");
             let close = Close {
                 code: CloseCode::INTERNAL,
                 reason: Cow::Owned(error.to_string()),
@@ -131,16 +138,22 @@ async fn run(shared: &Shared, session: NewSession, mut pipe: WebSocketPipe<TcpSt
             return;
         }
     };
-    let agent_id = context.agent.agent_id();
-    match serve(
+    let served = serve(
         pipe,
         Arc::clone(&shared.registry),
         context,
         control,
         shared.clock.clone(),
-    )
-    .await
-    {
+    );
+    // `map` keeps the future in place, where an async block would hold room for it twice.
+    tokio::spawn(served.map(move |end| {
+        log_end(agent_id, &end);
+        drop((place, kept));
+    }));
+}
+
+fn log_end(agent_id: AgentId, end: &SessionEnd) {
+    match end {
         SessionEnd::PeerLeft => {}
         SessionEnd::Closed { reason, .. } => {
             tracing::debug!(%agent_id, %reason, "agent connection monitor is closing connection");
@@ -151,13 +164,12 @@ async fn run(shared: &Shared, session: NewSession, mut pipe: WebSocketPipe<TcpSt
     }
 }
 
-/// Puts the services of a session together.
-async fn begin(shared: &Shared, session: NewSession) -> Result<SessionContext, StoreError> {
-    let NewSession {
-        authenticated,
-        api_version,
-        ..
-    } = session;
+/// What the handlers of a session get to know of it.
+async fn context(
+    shared: &Shared,
+    authenticated: Authenticated,
+    api_version: String,
+) -> Result<SessionContext, StoreError> {
     let (agent, workspace) = (&authenticated.agent, &authenticated.workspace);
     tracing::debug!(
         owner = workspace.owner_username,

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "as in the tests")]
 #![allow(clippy::missing_panics_doc, reason = "as in the tests")]
 
+pub mod http;
+
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -37,6 +39,12 @@ pub struct Server {
 /// A data directory with a seed file in it.
 pub struct Data {
     directory: TempDir,
+}
+
+/// See [`Data::lock`].
+pub struct Lock {
+    _connection: sqlx::SqliteConnection,
+    _runtime: tokio::runtime::Runtime,
 }
 
 impl Data {
@@ -124,11 +132,57 @@ impl Data {
         })
     }
 
+    /// Runs statements as another program would, in one transaction.
+    pub fn execute(&self, sql: &str) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            use sqlx::Connection;
+            let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.path().join("drpcd.db"));
+            let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+            let sql = format!("BEGIN IMMEDIATE; {sql}; COMMIT");
+            sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
+                .execute(&mut connection)
+                .await
+                .unwrap();
+        });
+    }
+
+    /// Keeps everybody else from writing until it is dropped.
+    pub fn lock(&self) -> Lock {
+        use sqlx::Connection;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.path().join("drpcd.db"));
+        let connection = runtime.block_on(async {
+            let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+            sqlx::raw_sql("BEGIN IMMEDIATE")
+                .execute(&mut connection)
+                .await
+                .unwrap();
+            connection
+        });
+        Lock {
+            _connection: connection,
+            _runtime: runtime,
+        }
+    }
+
     /// The one value of a query.
     pub fn value(&self, sql: &str) -> String {
         let values = self.query(sql);
         assert_eq!(values.len(), 1, "{sql}");
         values.into_iter().next().unwrap()
+    }
+
+    /// Waits until the session of the one agent is in the store, which is up to 100 ms after its handshake.
+    #[track_caller]
+    pub fn await_connected(&self) {
+        self.await_value("SELECT first_connected_at IS NOT NULL FROM workspace_agents", "1");
     }
 
     /// Waits until a query gives `expected`.
@@ -189,6 +243,16 @@ impl Server {
     /// SIGTERM, and the exit code.
     pub fn stop(mut self) -> Option<i32> {
         signal(&self.child, "TERM");
+        wait(&mut self.child, PATIENCE).code()
+    }
+
+    /// SIGTERM, without waiting.
+    pub fn terminate(&self) {
+        signal(&self.child, "TERM");
+    }
+
+    /// The exit code of a server that was told to stop.
+    pub fn wait(mut self) -> Option<i32> {
         wait(&mut self.child, PATIENCE).code()
     }
 

@@ -61,24 +61,23 @@ impl SessionHost for Host {
         self.state()
     }
 
-    fn serve(
-        &self,
-        session: NewSession,
-        mut pipe: WebSocketPipe<TcpStream>,
-    ) -> impl Future<Output = ()> + Send + 'static {
+    fn begin(&self, session: NewSession, mut pipe: WebSocketPipe<TcpStream>) {
         let NewSession {
             authenticated,
             api_version,
             role,
+            place,
         } = session;
-        self.begun
-            .try_send(Begun {
-                agent: authenticated.agent.name,
-                api_version,
-                role,
-            })
-            .unwrap();
-        async move { while let Some(Ok(_)) = poll_fn(|cx| pipe.poll_recv(cx)).await {} }
+        let begun = Begun {
+            agent: authenticated.agent.name,
+            api_version,
+            role,
+        };
+        self.begun.try_send(begun).unwrap();
+        tokio::spawn(async move {
+            while let Some(Ok(_)) = poll_fn(|cx| pipe.poll_recv(cx)).await {}
+            drop(place);
+        });
     }
 
     fn refused(&self, error: &ApiError) {

@@ -1,9 +1,3 @@
-#![expect(
-    clippy::cast_possible_truncation,
-    clippy::decimal_bitwise_operands,
-    reason = "lengths are what they are"
-)]
-
 use proptest::prelude::*;
 
 use super::*;
@@ -13,14 +7,14 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
     let mut bytes = vec![first];
     match payload.len() {
-        length @ 0..=125 => bytes.push(0x80 | length as u8),
+        length @ 0..=125 => bytes.push(0x80 | u8::try_from(length).unwrap()),
         length @ 126..=0xffff => {
-            bytes.push(0x80 | 126);
-            bytes.extend((length as u16).to_be_bytes());
+            bytes.push(0xfe);
+            bytes.extend(u16::try_from(length).unwrap().to_be_bytes());
         }
         length => {
-            bytes.push(0x80 | 127);
-            bytes.extend((length as u64).to_be_bytes());
+            bytes.push(0xff);
+            bytes.extend(u64::try_from(length).unwrap().to_be_bytes());
         }
     }
     bytes.extend(MASK);

@@ -18,16 +18,16 @@ use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
 
-pub use axum::Router;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::map_response;
 use axum::response::Response;
 use axum::routing::{any, get};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use axum::Router;
 pub use error::ApiError;
 pub use health::BUILD_VERSION;
 pub use listener::Listener;
@@ -53,13 +53,8 @@ pub trait SessionHost: Send + Sync + 'static {
     /// Whether the store answers.
     fn ping(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Takes over a session. What is returned is spawned as a task of its own and is the whole session; the session
-    /// counts as live from the call on.
-    fn serve(
-        &self,
-        session: NewSession,
-        pipe: WebSocketPipe<TcpStream>,
-    ) -> impl Future<Output = ()> + Send + 'static;
+    /// Takes over a session, which counts as live from here on, and serves it in a task of its own.
+    fn begin(&self, session: NewSession, pipe: WebSocketPipe<TcpStream>);
 
     /// A handshake was answered with `error`.
     fn refused(&self, error: &ApiError);
@@ -74,7 +69,13 @@ pub struct NewSession {
     pub api_version: String,
     /// The query parameter `role`.
     pub role: Option<String>,
+    /// Its place among the sessions that there is room for, held until it ends.
+    pub place: Place,
 }
+
+/// Room for one session.
+#[derive(Debug)]
+pub struct Place(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
 
 /// What the routes share.
 pub struct App<H> {

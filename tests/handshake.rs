@@ -1,0 +1,200 @@
+//! Who may connect, by what the database says, through the real binary.
+
+mod support;
+
+use std::io::Read as _;
+
+use support::http::dial;
+use support::{Data, EXAMPLE_SEED, Server};
+
+const NOT_AUTHORIZED: &str = "{\"message\":\"Workspace agent not authorized.\",\"detail\":\"The agent cannot \
+    authenticate until the workspace provision job has been completed. If the job is no longer running, this agent is \
+    invalid.\"}\n";
+
+/// Columns of a job's end: of one that runs, and of one that is done.
+const RUNNING: &str = "1, NULL, NULL";
+const SUCCEEDED: &str = "1, 2, NULL";
+const FAILED: &str = "1, 2, 'out of quota'";
+
+/// A server with one agent of build 1, whose `start` job has succeeded.
+fn seeded() -> (Data, Server) {
+    let data = Data::new(EXAMPLE_SEED);
+    let server = data.serve(&[]);
+    assert_eq!(server.dial_status(), 101);
+    (data, server)
+}
+
+/// Adds a build to the one workspace; `job` is started_at, completed_at and error of its job.
+fn add_build(data: &Data, number: u8, transition: &str, job: &str) {
+    data.execute(&format!(
+        "INSERT INTO provisioner_jobs (id, organization_id, initiator_id, type, created_at, updated_at, started_at,
+             completed_at, error)
+         SELECT CAST(x'000000000000000000000000000000{number:02x}' AS BLOB), organization_id, initiator_id, type, 1, 1, {job}
+         FROM provisioner_jobs WHERE type = 'workspace_build' LIMIT 1;
+         INSERT INTO workspace_builds (id, workspace_id, template_version_id, initiator_id, job_id, created_at, updated_at,
+             build_number, transition)
+         SELECT x'0000000000000000000000000000aa{number:02x}', workspace_id, template_version_id, initiator_id,
+             x'000000000000000000000000000000{number:02x}', 1, 1, {number}, '{transition}'
+         FROM workspace_builds WHERE build_number = 1"
+    ));
+}
+
+#[track_caller]
+fn assert_refused(server: &Server) {
+    let (answer, _) = server.dial(server.agent());
+    assert_eq!((answer.status, answer.body.as_str()), (401, NOT_AUTHORIZED));
+}
+
+#[test]
+fn conn_009_a_wrong_token_is_refused() {
+    let (_data, server) = seeded();
+    let (answer, _) = dial(&server.url, "", "33333333-3333-4333-8333-333333333333");
+    assert_eq!((answer.status, answer.body.as_str()), (401, NOT_AUTHORIZED));
+}
+
+#[test]
+fn conn_020_an_agent_of_a_deleted_workspace_is_refused() {
+    let (data, server) = seeded();
+    data.execute("UPDATE workspaces SET deleted = 1");
+    assert_refused(&server);
+}
+
+#[test]
+fn conn_021_an_agent_of_an_older_build_is_refused() {
+    let (data, server) = seeded();
+    add_build(&data, 2, "start", SUCCEEDED);
+    assert_refused(&server);
+}
+
+#[test]
+fn conn_022_an_agent_may_report_while_its_workspace_stops() {
+    for job in [RUNNING, "NULL, NULL, NULL"] {
+        let (data, server) = seeded();
+        add_build(&data, 2, "stop", job);
+        assert_eq!(server.dial_status(), 101);
+    }
+}
+
+#[test]
+fn conn_023_an_agent_of_a_stopped_workspace_is_refused() {
+    for job in [SUCCEEDED, FAILED] {
+        let (data, server) = seeded();
+        add_build(&data, 2, "stop", job);
+        assert_refused(&server);
+    }
+}
+
+#[test]
+fn conn_024_an_agent_whose_own_build_failed_is_refused_while_its_workspace_stops() {
+    let (data, server) = seeded();
+    data.execute("UPDATE provisioner_jobs SET error = 'failed' WHERE type = 'workspace_build'");
+    assert_eq!(
+        server.dial_status(),
+        101,
+        "the latest build's job is not looked at"
+    );
+    add_build(&data, 2, "stop", RUNNING);
+    assert_refused(&server);
+}
+
+#[test]
+fn conn_025_only_the_build_right_after_counts_as_the_stop_of_an_agent() {
+    let (data, server) = seeded();
+    add_build(&data, 2, "stop", SUCCEEDED);
+    add_build(&data, 3, "stop", RUNNING);
+    assert_refused(&server);
+}
+
+#[test]
+fn conn_027_the_job_of_the_latest_build_may_still_run() {
+    let (data, server) = seeded();
+    data.execute(
+        "UPDATE provisioner_jobs SET completed_at = NULL, started_at = 1 WHERE type = 'workspace_build'",
+    );
+    assert_eq!(server.dial_status(), 101);
+}
+
+#[test]
+fn conn_077_a_server_that_drains_is_healthy_and_not_ready() {
+    let data = Data::new(EXAMPLE_SEED);
+    let server = data.serve(&["--drain-time", "3s"]);
+    assert_eq!(
+        (server.get("/healthz").status, server.get("/readyz").status),
+        (200, 200)
+    );
+    let (answer, mut session) = server.dial(server.agent());
+    assert_eq!(answer.status, 101);
+    data.await_connected();
+
+    server.terminate();
+    let mut close = [0; 4];
+    session.read_exact(&mut close).unwrap();
+    // Close 1001.
+    assert_eq!(close, [0x88, 0x02, 0x03, 0xe9]);
+    drop(session);
+    assert_eq!(
+        (server.get("/healthz").status, server.get("/readyz").status),
+        (200, 503)
+    );
+    assert_eq!(server.dial_status(), 503);
+    assert_eq!(server.wait(), Some(0));
+    assert_eq!(
+        data.value("SELECT disconnected_at >= last_connected_at FROM workspace_agents"),
+        "1"
+    );
+}
+
+#[test]
+fn no_room_is_told_before_the_token_is_looked_at() {
+    let data = Data::new(EXAMPLE_SEED);
+    let server = data.serve(&["--max-agent-connections", "1"]);
+    let (answer, _session) = server.dial(server.agent());
+    assert_eq!(answer.status, 101);
+    let (answer, _) = dial(&server.url, "", "abc");
+    assert_eq!(answer.status, 503);
+    assert_eq!(
+        answer.body,
+        "{\"message\":\"The server has no room for another agent connection.\"}\n"
+    );
+}
+
+#[test]
+fn a_raised_minor_is_accepted_and_announced() {
+    let data = Data::new(EXAMPLE_SEED);
+    let server = data.serve(&["--api-max-minor", "11"]);
+    assert_eq!(
+        dial(&server.url, "?version=2.11", &server.agent().token).0.status,
+        101
+    );
+    assert!(
+        server
+            .get("/api/v2/buildinfo")
+            .body
+            .contains(r#""agent_api_version":"2.11""#)
+    );
+}
+
+#[test]
+fn no_log_holds_a_token() {
+    let data = Data::new(EXAMPLE_SEED);
+    let server = data.serve(&["--log-filter", ".*"]);
+    let token = server.agent().token.clone();
+    assert_eq!(server.dial_status(), 101);
+    assert_eq!(dial(&server.url, "?version=9.9", &token).0.status, 400);
+    let wrong = token.replace('-', "x");
+    assert_eq!(
+        dial(&server.url, &format!("?coder_session_token={wrong}"), "")
+            .0
+            .status,
+        401
+    );
+    assert_eq!(server.stop(), Some(0));
+    let log = data.log();
+    assert!(
+        log.contains("accepting agent RPC connection"),
+        "debug lines are on:\n{log}"
+    );
+    for secret in [token.as_str(), &token.replace('-', ""), &wrong] {
+        assert!(!log.contains(secret), "{log}");
+    }
+}
