@@ -224,7 +224,10 @@ func (a *Agent) session() error {
 	go func() {
 		select {
 		case <-a.stopping:
-			stopGraceful()
+			// A killed agent has no graceful part: the connection is cut under everything at once.
+			if !a.config.Abrupt {
+				stopGraceful()
+			}
 		case <-ctx.Done():
 		}
 	}()

@@ -3,7 +3,9 @@ package agent_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -17,6 +19,14 @@ import (
 	"github.com/drpcd/drpcd/interop/proto/agentpb"
 	"github.com/drpcd/drpcd/interop/proto/tailnetpb"
 )
+
+// TestMain lets the tests wait side by side: they sleep far more than they work.
+func TestMain(m *testing.M) {
+	if err := flag.Set("test.parallel", "16"); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
 
 // serve runs a scripted server until the test ends.
 func serve(t *testing.T, script *refserver.Script) (*refserver.Server, string) {

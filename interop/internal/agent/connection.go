@@ -62,9 +62,18 @@ func (c *connection) routine(ctx context.Context, name string, f func(context.Co
 		err := f(ctx)
 		var dead fatal
 		if err != nil && (ctx.Err() == nil || errors.As(err, &dead)) {
-			c.cancel(fmt.Errorf("%s: %w", name, err))
+			c.fail(name, err, dead)
 		}
 	}()
+}
+
+// fail ends the session by the error of a routine. What a routine meets when the session is gone is not its own error.
+func (c *connection) fail(name string, err error, dead fatal) {
+	if dead.error == nil && (c.cut.Load() || c.session.Mux.IsClosed()) {
+		c.cancel(c.whyClosed())
+		return
+	}
+	c.cancel(fmt.Errorf("%s: %w", name, err))
 }
 
 // start begins everything at once; what needs the manifest follows it.
