@@ -104,14 +104,14 @@ impl WorkspaceEvent {
             tracing::warn!(%error, "failed to unmarshal workspace event");
             InvalidEvent::Malformed
         })?;
-        let event = Self::from_json(json);
+        let event = Self::from_json(&json);
         if let Err(error) = &event {
             tracing::warn!(%error, "invalid workspace event");
         }
         event
     }
 
-    fn from_json(json: Json<String>) -> Result<Self, InvalidEvent> {
+    fn from_json(json: &Json<String>) -> Result<Self, InvalidEvent> {
         if json.workspace_id.0 == Uuid::nil() {
             return Err(InvalidEvent::NoWorkspace);
         }

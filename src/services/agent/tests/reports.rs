@@ -104,7 +104,7 @@ async fn s1_029_to_034_states_and_their_times() {
     ];
     for (state, seconds, expected) in steps {
         let request = lifecycle(state.into(), at(seconds));
-        let reply = api.update_lifecycle(request.clone()).await.unwrap();
+        let reply = api.update_lifecycle(request).await.unwrap();
         assert_eq!(Some(reply), request.lifecycle);
         assert_eq!(fixture.value(times).await, expected, "{state:?}");
     }
