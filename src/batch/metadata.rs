@@ -85,7 +85,7 @@ type Batch = HashMap<(AgentId, Box<str>), Value>;
 #[derive(Debug)]
 #[expect(clippy::struct_field_names, reason = "the field is what the column is called")]
 struct Value {
-    value: Box<str>,
+    text: Box<str>,
     error: Box<str>,
     collected_at: Timestamp,
 }
@@ -126,7 +126,7 @@ impl MetadataBatcher {
         let mut pending = self.0.pending();
         for item in items {
             let value = Value {
-                value: item.value.into_boxed_str(),
+                text: item.value.into_boxed_str(),
                 error: item.error.into_boxed_str(),
                 collected_at,
             };
@@ -331,7 +331,7 @@ fn sorted(batch: Batch) -> Vec<MetadataValue> {
         .map(|((agent_id, key), value)| MetadataValue {
             agent_id,
             key: key.into(),
-            value: value.value.into(),
+            value: value.text.into(),
             error: value.error.into(),
             collected_at: value.collected_at,
         })
@@ -344,7 +344,7 @@ fn into_batch(values: Vec<MetadataValue>) -> Batch {
     let entry = |value: MetadataValue| {
         let key = (value.agent_id, value.key.into_boxed_str());
         let value = Value {
-            value: value.value.into_boxed_str(),
+            text: value.value.into_boxed_str(),
             error: value.error.into_boxed_str(),
             collected_at: value.collected_at,
         };
@@ -372,3 +372,6 @@ fn messages(agents: &[AgentId]) -> impl Iterator<Item = String> {
         message
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -184,3 +184,6 @@ impl Inner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -50,3 +50,56 @@ pub async fn run(store: Arc<dyn Store>, pubsub: Pubsub, clock: Clock) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::store::testing::RecordingStore;
+    use crate::store::{StoreError, StoredEvent};
+
+    #[tokio::test(start_paused = true)]
+    async fn events_of_other_processes_are_delivered_within_a_second_also_after_an_outage() {
+        let store = Arc::new(RecordingStore::default());
+        let pubsub = Pubsub::in_process();
+        let mut subscription = pubsub.subscribe("channel");
+        let dyn_store: Arc<dyn Store> = store.clone();
+        let bridge = run(dyn_store, pubsub, Clock::driven(Timestamp::UNIX_EPOCH));
+        let bridge = tokio::spawn(bridge);
+        for fault in [None, Some(StoreError::Unavailable("disk full".to_owned()))] {
+            store.set_fault(fault);
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            store.set_fault(None);
+            store.events.lock().unwrap().extend((0..2).map(|id| StoredEvent {
+                id,
+                channel: "channel".to_owned(),
+                payload: id.to_string(),
+            }));
+            tokio::time::sleep(Duration::from_millis(1_010)).await;
+            assert_eq!(subscription.try_next().unwrap().as_deref(), Ok("0"));
+            assert_eq!(subscription.try_next().unwrap().as_deref(), Ok("1"));
+        }
+        bridge.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn events_older_than_ten_minutes_are_removed_once_a_minute() {
+        let store = Arc::new(RecordingStore::default());
+        let dyn_store: Arc<dyn Store> = store.clone();
+        let start = Timestamp::from_micros(1_774_008_000_000_000);
+        let bridge = run(dyn_store, Pubsub::in_process(), Clock::driven(start));
+        let bridge = tokio::spawn(bridge);
+        tokio::time::sleep(Duration::from_millis(120_010)).await;
+        let expected = [60, 120].map(|seconds| {
+            start
+                .saturating_add(Duration::from_secs(seconds))
+                .saturating_sub(EVENT_LIFETIME)
+        });
+        let pruned = store.pruned.lock().unwrap().clone();
+        assert_eq!(pruned.len(), expected.len());
+        for (pruned, expected) in pruned.into_iter().zip(expected) {
+            assert!(pruned.saturating_since(expected) < Duration::from_secs(1));
+        }
+        bridge.abort();
+    }
+}

@@ -80,16 +80,17 @@ impl Parts {
         let monitor = MonitorConfig::new(config.agent_connection_update_frequency, Some(inactive));
         let sessions = Sessions::new(clock.clone(), Arc::clone(store), times.clone(), monitor);
 
+        let patience = Patience::new(clock.clone(), config.store_wait);
+        let appearance = StoreAppearance::new(Arc::clone(store), patience.clone());
         let collaborators = Collaborators {
             store: Arc::clone(store),
             clock: clock.clone(),
             pubsub: pubsub.clone(),
-            patience: Patience::new(clock.clone(), config.store_wait),
+            patience,
             stats: stats.clone(),
             metadata: metadata.clone(),
             derp_maps: derp_maps.clone(),
         };
-        let appearance = StoreAppearance::new(Arc::clone(store));
         let agent = AgentServices::new(collaborators, agent_config(config, access_url), appearance);
         let tailnet = Arc::new(TailnetServices::new(MemoryCoordinator::new(), derp_maps.clone()));
         let metrics = Metrics::new(Arc::clone(store));

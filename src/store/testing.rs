@@ -90,6 +90,97 @@ impl FaultyStore {
     }
 }
 
+/// A store without a file that keeps what batches write, for tests whose time is driven: it never waits.
+#[derive(Debug, Default)]
+pub(crate) struct RecordingStore {
+    /// What every call answers instead of doing its work.
+    pub(crate) fault: Mutex<Option<StoreError>>,
+    /// Statistics by statement.
+    pub(crate) stats: Mutex<Vec<Vec<AgentStat>>>,
+    /// Metadata by statement.
+    pub(crate) metadata: Mutex<Vec<Vec<MetadataValue>>>,
+    /// What the next [`Store::take_events`] finds.
+    pub(crate) events: Mutex<Vec<StoredEvent>>,
+    /// Up to when events were pruned, by call.
+    pub(crate) pruned: Mutex<Vec<Timestamp>>,
+    attempts: Mutex<usize>,
+}
+
+impl RecordingStore {
+    /// From here on every call fails, or none.
+    pub(crate) fn set_fault(&self, fault: Option<StoreError>) {
+        *self.fault.lock().unwrap() = fault;
+    }
+
+    /// How many calls there were, failed ones too.
+    pub(crate) fn attempts(&self) -> usize {
+        *self.attempts.lock().unwrap()
+    }
+
+    fn enter(&self) -> Result<(), StoreError> {
+        *self.attempts.lock().unwrap() += 1;
+        self.fault.lock().unwrap().clone().map_or(Ok(()), Err)
+    }
+}
+
+macro_rules! record {
+    ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty = $answer:expr;)*) => {
+        #[async_trait]
+        impl Store for RecordingStore {
+            $(async fn $name(&self, $($argument: $type),*) -> Result<$result, StoreError> {
+                self.enter()?;
+                let answer: fn(&Self, $($type),*) -> Result<$result, StoreError> = $answer;
+                answer(self, $($argument),*)
+            })*
+
+            fn statements(&self) -> Vec<(&'static str, u64)> {
+                Vec::new()
+            }
+
+            async fn close(&self) {}
+        }
+    };
+}
+
+/// What is asked of a recording store for which it has no record.
+fn nothing<T>() -> Result<T, StoreError> {
+    Err(StoreError::NoRows)
+}
+
+record! {
+    authenticate(token: &AgentToken) -> Option<Authenticated> = |_, _| nothing();
+    outdated_builds(builds: &[BuildId]) -> Vec<BuildId> = |_, _| nothing();
+    agent(agent: AgentId) -> Agent = |_, _| nothing();
+    workspace_by_agent(agent: AgentId) -> Workspace = |_, _| nothing();
+    workspaces(ids: &[WorkspaceId]) -> Vec<Workspace> = |_, _| nothing();
+    manifest_parts(agent: AgentId) -> ManifestParts = |_, _| nothing();
+    monitors(agent: AgentId) -> Monitors = |_, _| nothing();
+    site_config(key: &str) -> Option<String> = |_, _| nothing();
+    update_startup(agent: AgentId, update: &StartupUpdate) -> () = |_, _, _| nothing();
+    update_lifecycle(agent: AgentId, update: &LifecycleUpdate) -> () = |_, _, _| nothing();
+    insert_log_source(source: &LogSource) -> () = |_, _| nothing();
+    insert_logs(batch: &LogBatch) -> LogsInserted = |_, _| nothing();
+    set_logs_overflowed(agent: AgentId) -> () = |_, _| nothing();
+    insert_stats(stats: &[AgentStat]) -> () = |this, stats| {
+        this.stats.lock().unwrap().push(stats.to_vec());
+        Ok(())
+    };
+    update_metadata(values: &[MetadataValue]) -> () = |this, values| {
+        this.metadata.lock().unwrap().push(values.to_vec());
+        Ok(())
+    };
+    record_connects(replica: ReplicaId, changes: &[ConnectionChange]) -> () = |_, _, _| nothing();
+    record_heartbeats(replica: ReplicaId, agents: &[AgentId], at: Timestamp) -> () = |_, _, _, _| nothing();
+    record_disconnects(replica: ReplicaId, changes: &[ConnectionChange]) -> () = |_, _, _| nothing();
+    seed(seed: &Seed, now: Timestamp) -> Vec<SeededAgent> = |_, _, _| nothing();
+    take_events() -> Vec<StoredEvent> = |this| Ok(std::mem::take(&mut *this.events.lock().unwrap()));
+    prune_events(before: Timestamp) -> () = |this, before| {
+        this.pruned.lock().unwrap().push(before);
+        Ok(())
+    };
+    ping() -> () = |_| Ok(());
+}
+
 macro_rules! pass {
     ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {
         #[async_trait]

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use super::AgentApi;
 use crate::mux::Status;
 use crate::proto::agent as proto;
+use crate::services::patience::Patience;
 use crate::store::{Store, StoreError};
 
 /// How often banners are read again, beside the events that tell of a change.
@@ -64,20 +65,22 @@ pub trait Appearance: fmt::Debug + Send + Sync + 'static {
 #[derive(Debug)]
 pub struct StoreAppearance {
     store: Arc<dyn Store>,
+    patience: Patience,
     kept: ArcSwapOption<Arc<[Banner]>>,
 }
 
 impl StoreAppearance {
-    /// Reads from `store` when first asked.
-    pub fn new(store: Arc<dyn Store>) -> Self {
+    /// Reads from `store` when first asked, and waits for it then: agents give up without banners.
+    pub fn new(store: Arc<dyn Store>, patience: Patience) -> Self {
         Self {
             store,
+            patience,
             kept: ArcSwapOption::empty(),
         }
     }
 
-    async fn read(&self) -> Result<Arc<[Banner]>, AppearanceError> {
-        let banners: Arc<[Banner]> = match self.store.site_config(SETTING).await? {
+    fn keep(&self, read: Result<Option<String>, StoreError>) -> Result<Arc<[Banner]>, AppearanceError> {
+        let banners: Arc<[Banner]> = match read? {
             None => Arc::new([]),
             Some(raw) => match serde_json::from_str::<Vec<Banner>>(&raw) {
                 Ok(banners) => banners.into(),
@@ -99,13 +102,13 @@ impl Appearance for StoreAppearance {
     async fn banners(&self) -> Result<Arc<[Banner]>, AppearanceError> {
         match self.kept.load_full() {
             Some(kept) => Ok(Arc::clone(&kept)),
-            None => self.read().await,
+            None => self.keep(self.patience.call(0, || self.store.site_config(SETTING)).await),
         }
     }
 
     /// A store that is away leaves what is kept; a setting that became bad is reported to whoever asks.
     async fn refresh(&self) {
-        match self.read().await {
+        match self.keep(self.store.site_config(SETTING).await) {
             Ok(_) => {}
             Err(AppearanceError::Read(error)) => tracing::warn!(%error, "failed to refresh banners"),
             Err(error @ AppearanceError::Parse { .. }) => {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::{AgentApi, AgentServices};
 use crate::ids::WorkspaceId;
+use crate::pubsub::Lagged;
 use crate::store::Invalidation;
 
 /// How often workspaces are read again.
@@ -26,41 +27,45 @@ impl AgentServices {
             .parts
             .clock
             .interval(super::announcement_banners::REFRESH_INTERVAL);
+        // Before the first agents ask, who would each read for themselves.
+        self.appearance.load_full().refresh().await;
         loop {
             tokio::select! {
                 _ = refreshes.tick() => self.refresh_workspaces().await,
                 _ = banners.tick() => self.appearance.load_full().refresh().await,
-                message = invalidations.next() => match message {
-                    Ok(invalidation) => self.invalidate(invalidation).await,
-                    // Whatever was missed concerned somebody.
-                    Err(_) => {
-                        self.live().iter().for_each(|api| api.session.drop_agent());
-                        self.appearance.load_full().refresh().await;
-                    }
-                },
+                message = invalidations.next() => self.on_message(message).await,
             }
         }
     }
 
+    pub(super) async fn on_message(&self, message: Result<Invalidation, Lagged>) {
+        if let Ok(invalidation) = message {
+            return self.invalidate(invalidation).await;
+        }
+        // Whatever was missed concerned somebody.
+        for api in self.live(..) {
+            api.session.drop_copies();
+        }
+        self.appearance.load_full().refresh().await;
+    }
+
     pub(super) async fn invalidate(&self, invalidation: Invalidation) {
         match invalidation {
-            Invalidation::Agent { agent_id } => {
-                let sessions = self
-                    .live()
-                    .into_iter()
-                    .filter(|api| api.session.agent_id == agent_id);
-                sessions.for_each(|api| api.session.drop_agent());
+            Invalidation::Agent { agent_id } | Invalidation::Token { agent_id } => {
+                for api in self.live((agent_id, 0)..=(agent_id, u64::MAX)) {
+                    api.session.drop_copies();
+                }
             }
             Invalidation::Banners => self.appearance.load_full().refresh().await,
-            // The sessions themselves end, or are looked at by the next build check.
-            _ => {}
+            // No row of a build is copied; the build check decides which sessions may stay.
+            Invalidation::Build { .. } => {}
         }
     }
 
     /// Reads all workspaces that sessions live in; a failure leaves the copies as they are.
     pub(super) async fn refresh_workspaces(&self) {
         let mut sessions: HashMap<WorkspaceId, Vec<Arc<AgentApi>>> = HashMap::new();
-        for api in self.live() {
+        for api in self.live(..) {
             sessions.entry(api.session.workspace_id).or_default().push(api);
         }
         let ids: Vec<_> = sessions.keys().copied().collect();
@@ -72,19 +77,19 @@ impl AgentServices {
                     return;
                 }
             };
-            for workspace in workspaces
+            let claimed = workspaces
                 .into_iter()
-                .filter(|workspace| !workspace.is_prebuild())
-            {
+                .filter(|workspace| !workspace.is_prebuild());
+            for workspace in claimed.map(Arc::new) {
                 for api in sessions.get(&workspace.id).into_iter().flatten() {
-                    if api.session.cached_workspace().as_deref() != Some(&workspace) {
+                    if api.session.cached_workspace().as_ref() != Some(&workspace) {
                         tracing::debug!(
                             workspace_id = %workspace.id,
                             owner_id = %workspace.owner_id,
                             name = workspace.name,
                             "refreshed cached workspace fields"
                         );
-                        api.session.cache_workspace(workspace.clone());
+                        api.session.cache_workspace(Arc::clone(&workspace));
                     }
                 }
             }

@@ -2,6 +2,8 @@
 //!
 //! Source: coder/coder `coderd/agentapi/logs.go`. The row is not read first; the statement decides.
 
+use std::sync::atomic::Ordering;
+
 use uuid::Uuid;
 
 use super::{AgentApi, agent_error};
@@ -18,6 +20,13 @@ const EXTERNAL_SOURCE: LogSourceId = LogSourceId(Uuid::from_u128(0x3b57_9bf4_1ed
 const EXTERNAL_NAME: &str = "External";
 const EXTERNAL_ICON: &str = "/emojis/1f310.png";
 
+/// Lines in one request. Agents send at most 1 MiB at a time and count 21 bytes for each line beside its text, which
+/// makes less than 50,000; without a bound, 4 MiB of empty lines would become two million rows.
+const MAX_LINES: usize = 65_536;
+
+/// What a line takes in memory beside its text.
+const LINE_OVERHEAD: usize = size_of::<LogLine>();
+
 /// Takes the place of a NUL, which no store keeps. Without it an agent would send the same batch for ever.
 const NUL_REPLACEMENT: &str = "❌";
 
@@ -32,7 +41,15 @@ impl AgentApi {
             return answer(true);
         }
         if request.logs.is_empty() {
+            // No statement decides, so a row that may have gone is asked for.
+            self.agent().await?;
             return answer(false);
+        }
+        if request.logs.len() > MAX_LINES {
+            let count = request.logs.len();
+            return Err(Status::message(format!(
+                "{count} log lines in one request exceed {MAX_LINES}"
+            )));
         }
         let id = &request.log_source_id;
         let source = Uuid::from_slice(id).map_err(|_| {
@@ -60,7 +77,9 @@ impl AgentApi {
         };
         match parts
             .patience
-            .call(length, || parts.store.insert_logs(&batch))
+            .call(length + batch.lines.len() * LINE_OVERHEAD, || {
+                parts.store.insert_logs(&batch)
+            })
             .await
         {
             Ok(LogsInserted::Stored {
@@ -105,7 +124,11 @@ impl AgentApi {
         self.publish(WorkspaceEventKind::AgentLogsOverflow);
     }
 
+    /// Once per session, since sources stay.
     async fn insert_external_source(&self, created_at: Timestamp) -> Result<(), Status> {
+        if self.session.external_source_exists.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         let parts = &self.services.parts;
         let source = LogSource {
             agent_id: self.session.agent_id,
@@ -122,7 +145,10 @@ impl AgentApi {
             Err(error) if !error.is_violation(Violation::LogSourceExists) => Err(Status::message(format!(
                 "insert external workspace agent log source: {error}"
             ))),
-            _ => Ok(()),
+            _ => {
+                self.session.external_source_exists.store(true, Ordering::Relaxed);
+                Ok(())
+            }
         }
     }
 }

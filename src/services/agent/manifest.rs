@@ -4,11 +4,12 @@
 
 use std::collections::HashMap;
 
+use super::session::AgentRow;
 use super::{AgentApi, AgentConfig};
 use crate::mux::{Status, quote};
 use crate::proto::agent as proto;
 use crate::proto::agent::workspace_app::{Health, Healthcheck, SharingLevel};
-use crate::store::{Agent, App, Devcontainer, MetadataDescription, Script, Workspace};
+use crate::store::{App, Devcontainer, MetadataDescription, Script, Workspace};
 
 impl AgentApi {
     pub(super) async fn manifest(&self) -> Result<proto::Manifest, Status> {
@@ -21,7 +22,7 @@ impl AgentApi {
             .map_err(|error| fetching(format!("getting workspace by id: {error}")))?;
         let rows = parts
             .patience
-            .call(0, || parts.store.manifest_parts(agent.id))
+            .call(0, || parts.store.manifest_parts(self.session.agent_id))
             .await;
         let rows = rows.map_err(|error| fetching(error.to_string()))?;
 
@@ -36,16 +37,16 @@ impl AgentApi {
             .enumerate()
             .map(|(index, row)| app(index, row, config, &names));
         Ok(proto::Manifest {
-            agent_id: agent.id.as_bytes().to_vec(),
-            agent_name: agent.name.clone(),
+            agent_id: self.session.agent_id.as_bytes().to_vec(),
+            agent_name: agent.name.to_string(),
             owner_username: workspace.owner_username.clone(),
             workspace_id: workspace.id.as_bytes().to_vec(),
             workspace_name: workspace.name.clone(),
             git_auth_configs: config.git_auth_configs,
             environment_variables: environment(&agent)?,
-            directory: agent.directory.clone(),
+            directory: agent.directory.to_string(),
             vs_code_port_proxy_uri: port_proxy_uri(config, &agent, &workspace),
-            motd_path: agent.motd_file.clone(),
+            motd_path: agent.motd_file.to_string(),
             disable_direct_connections: config.disable_direct_connections,
             derp_force_websockets: config.derp_force_websockets,
             parent_id: agent.parent_id.map(|id| id.as_bytes().to_vec()),
@@ -67,7 +68,7 @@ struct Names<'a> {
     owner: &'a str,
 }
 
-fn environment(agent: &Agent) -> Result<HashMap<String, String>, Status> {
+fn environment(agent: &AgentRow) -> Result<HashMap<String, String>, Status> {
     let Some(text) = &agent.environment_variables else {
         return Ok(HashMap::new());
     };
@@ -78,7 +79,7 @@ fn environment(agent: &Agent) -> Result<HashMap<String, String>, Status> {
 }
 
 /// Where VS Code reaches a port of the workspace; the editor fills in `{{port}}`.
-fn port_proxy_uri(config: &AgentConfig, agent: &Agent, workspace: &Workspace) -> String {
+fn port_proxy_uri(config: &AgentConfig, agent: &AgentRow, workspace: &Workspace) -> String {
     if config.app_hostname.is_empty() {
         return String::new();
     }

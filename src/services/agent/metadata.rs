@@ -58,17 +58,30 @@ impl AgentApi {
 /// Trims, and cuts what is too long. Unlike the original's, the cut leaves no half of a character behind, and there is no
 /// NUL: either would fail the whole batch in Postgres.
 fn accept(key: String, value: String, error: String) -> Item {
-    let [key, value, mut error] = [key, value, error].map(|text| without_nul(text).trim().to_owned());
-    if value.len() > MAX_TEXT {
-        error = format!("value of {} bytes exceeded {MAX_TEXT} bytes", value.len());
-    } else if error.len() > MAX_TEXT {
+    let [value, mut error] = [value, error].map(|text| trim(without_nul(text)));
+    // Of two that are too long, the error is told of.
+    if error.len() > MAX_TEXT {
         error = format!("error of {} bytes exceeded {MAX_TEXT} bytes", error.len());
+    } else if value.len() > MAX_TEXT {
+        error = format!("value of {} bytes exceeded {MAX_TEXT} bytes", value.len());
     }
     Item {
-        key,
-        value: cut(&value, MAX_TEXT).to_owned(),
+        key: without_nul(key),
+        value: if value.len() > MAX_TEXT {
+            cut(&value, MAX_TEXT).to_owned()
+        } else {
+            value
+        },
         error,
     }
+}
+
+fn trim(text: String) -> String {
+    let trimmed = text.trim();
+    if trimmed.len() == text.len() {
+        return text;
+    }
+    trimmed.to_owned()
 }
 
 fn without_nul(text: String) -> String {
@@ -105,6 +118,15 @@ mod tests {
             accepted("", &long),
             (String::new(), "error of 2049 bytes exceeded 2048 bytes".into())
         );
+        assert_eq!(
+            accepted(&long, &long),
+            (fits, "error of 2049 bytes exceeded 2048 bytes".into())
+        );
+    }
+
+    #[test]
+    fn a_key_is_taken_as_it_is_but_for_nul() {
+        assert_eq!(accept(" k\0 ".into(), String::new(), String::new()).key, " k ");
     }
 
     #[test]

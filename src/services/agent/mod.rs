@@ -17,7 +17,8 @@ mod stats;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::ops::RangeBounds;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -101,7 +102,8 @@ pub struct AgentServices {
 #[derive(Debug, Default)]
 struct SessionList {
     next: u64,
-    live: HashMap<u64, Weak<AgentApi>>,
+    /// By agent and number, so that an event finds its agent's sessions.
+    live: BTreeMap<(AgentId, u64), Weak<AgentApi>>,
 }
 
 impl AgentServices {
@@ -153,7 +155,7 @@ impl AgentServices {
             number,
             session,
         });
-        list.live.insert(number, Arc::downgrade(&api));
+        list.live.insert(api.key(), Arc::downgrade(&api));
         api
     }
 
@@ -162,8 +164,11 @@ impl AgentServices {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn live(&self) -> Vec<Arc<AgentApi>> {
-        self.list().live.values().filter_map(Weak::upgrade).collect()
+    /// The sessions in `range`. Collected before any can be dropped here: the last holder of one locks the list.
+    fn live(&self, range: impl RangeBounds<(AgentId, u64)>) -> Vec<Arc<AgentApi>> {
+        let list = self.list();
+        let live = list.live.range(range).filter_map(|(_, api)| api.upgrade());
+        live.collect()
     }
 }
 
@@ -180,11 +185,20 @@ impl AgentApi {
     pub fn agent_id(&self) -> AgentId {
         self.session.agent_id
     }
+
+    fn key(&self) -> (AgentId, u64) {
+        (self.session.agent_id, self.number)
+    }
 }
 
 impl Drop for AgentApi {
     fn drop(&mut self) {
-        self.services.list().live.remove(&self.number);
+        tracing::debug!(
+            workspace_id = %self.session.workspace_id,
+            agent_id = %self.session.agent_id,
+            "cache refresh loop exited, invalidating the workspace cache on agent API"
+        );
+        self.services.list().live.remove(&self.key());
     }
 }
 

@@ -4,7 +4,7 @@
 //! event drops them, and the next use reads again.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{AgentApi, agent_error};
 use crate::ids::{AgentId, UserId, WorkspaceId};
@@ -20,11 +20,43 @@ pub(super) struct Session {
     pub(super) owner_id: UserId,
     pub(super) api_version: Box<str>,
     pub(super) monitors: Monitors,
-    agent: Mutex<Option<Arc<Agent>>>,
-    /// Empty for a prebuild, whose owner may change at any time.
-    workspace: Mutex<Option<Arc<Workspace>>>,
+    copies: Mutex<Copies>,
     /// The agent's log is full; never reset.
     logs_overflowed: AtomicBool,
+    /// The source of log lines that name none is in the store, where it stays.
+    pub(super) external_source_exists: AtomicBool,
+}
+
+/// Copies of rows; `None` makes the next use read.
+#[derive(Debug, Default)]
+struct Copies {
+    agent: Option<Arc<AgentRow>>,
+    /// Empty for a prebuild, whose owner may change at any time.
+    workspace: Option<Arc<Workspace>>,
+    /// Counts invalidations, so that a row which was read before one is not kept after it.
+    epoch: u32,
+}
+
+/// The columns of an agent's row that calls read.
+#[derive(Debug)]
+pub(super) struct AgentRow {
+    pub(super) parent_id: Option<AgentId>,
+    pub(super) name: Box<str>,
+    pub(super) directory: Box<str>,
+    pub(super) motd_file: Box<str>,
+    pub(super) environment_variables: Option<Box<str>>,
+}
+
+impl From<Agent> for AgentRow {
+    fn from(row: Agent) -> Self {
+        Self {
+            parent_id: row.parent_id,
+            name: row.name.into(),
+            directory: row.directory.into(),
+            motd_file: row.motd_file.into(),
+            environment_variables: row.environment_variables.map(Into::into),
+        }
+    }
 }
 
 impl Session {
@@ -37,25 +69,35 @@ impl Session {
             api_version: api_version.into(),
             monitors,
             logs_overflowed: AtomicBool::new(agent.logs_overflowed),
-            agent: Mutex::new(Some(Arc::new(agent))),
-            workspace: Mutex::new((!workspace.is_prebuild()).then(|| Arc::new(workspace))),
+            external_source_exists: AtomicBool::new(false),
+            copies: Mutex::new(Copies {
+                workspace: cacheable(&Arc::new(workspace)),
+                agent: Some(Arc::new(agent.into())),
+                epoch: 0,
+            }),
         }
     }
 
-    /// Makes the next use of the agent's row read it.
-    pub(super) fn drop_agent(&self) {
-        replace(&self.agent, None);
+    /// Makes the next use of the agent's and the workspace's row read it.
+    pub(super) fn drop_copies(&self) {
+        let mut copies = self.copies();
+        *copies = Copies {
+            epoch: copies.epoch.wrapping_add(1),
+            ..Copies::default()
+        };
     }
 
     pub(super) fn cached_workspace(&self) -> Option<Arc<Workspace>> {
-        self.workspace
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.copies().workspace.clone()
     }
 
-    pub(super) fn cache_workspace(&self, workspace: Workspace) {
-        replace(&self.workspace, Some(Arc::new(workspace)));
+    pub(super) fn cache_workspace(&self, workspace: Arc<Workspace>) {
+        self.copies().workspace = Some(workspace);
+    }
+
+    fn copies(&self) -> MutexGuard<'_, Copies> {
+        // Every holder leaves them whole at each step.
+        self.copies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn logs_overflowed(&self) -> bool {
@@ -67,40 +109,51 @@ impl Session {
     }
 }
 
-fn replace<T>(slot: &Mutex<Option<Arc<T>>>, value: Option<Arc<T>>) {
-    *slot.lock().unwrap_or_else(PoisonError::into_inner) = value;
+/// The workspace, unless it is a prebuild.
+fn cacheable(workspace: &Arc<Workspace>) -> Option<Arc<Workspace>> {
+    (!workspace.is_prebuild()).then(|| Arc::clone(workspace))
 }
 
 impl AgentApi {
     /// The agent's row, from its copy if there is one.
-    pub(super) async fn agent(&self) -> Result<Arc<Agent>, Status> {
-        let copy = self
-            .session
-            .agent
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        if let Some(agent) = copy {
-            return Ok(agent);
-        }
+    pub(super) async fn agent(&self) -> Result<Arc<AgentRow>, Status> {
+        let epoch = {
+            let copies = self.session.copies();
+            if let Some(agent) = &copies.agent {
+                return Ok(Arc::clone(agent));
+            }
+            copies.epoch
+        };
         let (parts, id) = (&self.services.parts, self.session.agent_id);
         let read = parts.patience.call(0, || parts.store.agent(id)).await;
-        let agent = Arc::new(read.map_err(|error| agent_error(id, &error))?);
-        replace(&self.session.agent, Some(Arc::clone(&agent)));
+        let agent: Arc<AgentRow> = Arc::new(read.map_err(|error| agent_error(id, &error))?.into());
+        let mut copies = self.session.copies();
+        if copies.epoch == epoch {
+            copies.agent = Some(Arc::clone(&agent));
+        }
         Ok(agent)
     }
 
-    /// The workspace, from its copy if there is one; what is read is not kept, as in the original.
+    /// The workspace, from its copy if there is one. A prebuild is read at each use.
     pub(super) async fn workspace(&self) -> Result<Arc<Workspace>, StoreError> {
-        if let Some(workspace) = self.session.cached_workspace() {
-            return Ok(workspace);
-        }
+        let epoch = {
+            let copies = self.session.copies();
+            if let Some(workspace) = &copies.workspace {
+                return Ok(Arc::clone(workspace));
+            }
+            copies.epoch
+        };
         let (parts, id) = (&self.services.parts, self.session.agent_id);
-        parts
+        let read = parts
             .patience
             .call(0, || parts.store.workspace_by_agent(id))
-            .await
-            .map(Arc::new)
+            .await;
+        let workspace = Arc::new(read?);
+        let mut copies = self.session.copies();
+        if copies.epoch == epoch {
+            copies.workspace = cacheable(&workspace);
+        }
+        Ok(workspace)
     }
 
     /// Tells who follows the owner's workspaces.

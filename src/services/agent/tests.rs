@@ -56,16 +56,17 @@ impl Fixture {
         let clock = Clock::driven(NOW);
         let pubsub = Pubsub::in_process();
         let dyn_store: Arc<dyn Store> = store.clone();
+        let patience = Patience::new(clock.clone(), Duration::ZERO);
         let parts = Collaborators {
             store: Arc::clone(&dyn_store),
             clock: clock.clone(),
             pubsub: pubsub.clone(),
-            patience: Patience::new(clock.clone(), Duration::ZERO),
+            patience: patience.clone(),
             stats: StatsBatcher::new(Arc::clone(&dyn_store), clock.clone()),
             metadata: MetadataBatcher::new(Arc::clone(&dyn_store), pubsub.clone(), clock.clone()),
             derp_maps: DerpMaps::fixed(default_map(&config.access_url)),
         };
-        let services = AgentServices::new(parts, config, StoreAppearance::new(dyn_store));
+        let services = AgentServices::new(parts, config, StoreAppearance::new(dyn_store, patience));
         Self {
             store,
             token: agent.token,
@@ -122,7 +123,7 @@ fn lifecycle(state: i32, changed_at: Option<prost_types::Timestamp>) -> proto::U
     }
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "as messages carry it")]
+#[expect(clippy::unnecessary_wraps, reason = "fields of messages are optional")]
 fn at(seconds: i64) -> Option<prost_types::Timestamp> {
     Some(prost_types::Timestamp { seconds, nanos: 0 })
 }

@@ -1,6 +1,9 @@
 //! Logs, monitors, and copies of rows.
 
 use super::*;
+use crate::ids::AgentId;
+use crate::pubsub::Lagged;
+use crate::store::Invalidation;
 
 fn logs(source: &[u8], lines: &[(&str, i32)]) -> proto::BatchCreateLogsRequest {
     let log = |&(output, level): &(&str, i32)| proto::Log {
@@ -104,7 +107,16 @@ async fn s2_041_to_043_lines_without_a_source_get_the_external_one() {
         FROM workspace_agent_log_sources WHERE display_name = 'External'";
     let expected = "External /emojis/1f310.png 3b579bf41ed84b9987a8e9a1e3410410 2";
     assert_eq!(fixture.value(rows).await, expected);
+    assert_eq!(fixture.store.calls("insert_log_source"), 1, "once per session");
+    let again = fixture.connect().await;
+    again
+        .batch_create_logs(logs(&[0; 16], &[("x", 3)]))
+        .await
+        .unwrap();
+    assert_eq!(fixture.store.calls("insert_log_source"), 2, "s2_042: it exists");
+
     fixture.store.fail("insert_log_source", away());
+    let api = fixture.connect().await;
     let error = api
         .batch_create_logs(logs(&[0; 16], &[("x", 3)]))
         .await
@@ -311,6 +323,86 @@ async fn s1_091_a_claimed_prebuild_is_cached_from_the_next_refresh_on() {
 }
 
 #[tokio::test]
+async fn an_empty_batch_of_a_deleted_agent_is_refused_once_its_copy_is_gone() {
+    let fixture = Fixture::new().await;
+    let api = fixture.connect().await;
+    fixture
+        .store
+        .query("UPDATE workspace_agents SET deleted = 1")
+        .await;
+    api.session.drop_copies();
+    let expected = format!(
+        "get workspace agent by id \"{}\": sql: no rows in result set",
+        api.agent_id()
+    );
+    for request in [logs(&[7; 16], &[]), logs(&[7; 16], &[("x", 3)])] {
+        assert_eq!(api.batch_create_logs(request).await.unwrap_err().text(), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_batch_has_a_bounded_number_of_lines() {
+    let fixture = Fixture::new().await;
+    let api = fixture.connect().await;
+    let lines = |count| logs(&[7; 16], &vec![("", 3); count]);
+    let error = api.batch_create_logs(lines(65_537)).await.unwrap_err();
+    assert_eq!(error.text(), "65537 log lines in one request exceed 65536");
+    assert_eq!(fixture.store.calls("insert_logs"), 0);
+}
+
+#[tokio::test]
+async fn a_row_read_before_an_invalidation_is_not_kept_after_it() {
+    let fixture = Fixture::new().await;
+    let api = fixture.connect().await;
+    api.session.drop_copies();
+    let mut reading = Box::pin(api.agent());
+    assert!(futures_util::poll!(&mut reading).is_pending());
+    api.session.drop_copies();
+    reading.await.unwrap();
+    api.agent().await.unwrap();
+    api.agent().await.unwrap();
+    assert_eq!(fixture.store.calls("agent"), 2);
+}
+
+#[tokio::test]
+async fn a_workspace_is_read_once_after_an_invalidation_and_by_its_own_agents_only() {
+    let fixture = Fixture::new().await;
+    let api = fixture.connect().await;
+    fixture
+        .store
+        .query("UPDATE workspaces SET name = 'renamed'")
+        .await;
+    let name = async || {
+        let request = proto::GetManifestRequest {};
+        api.get_manifest(request).await.unwrap().workspace_name
+    };
+    let agent_id = AgentId::random();
+    fixture
+        .services
+        .invalidate(Invalidation::Agent { agent_id })
+        .await;
+    assert_eq!(name().await, "dev", "another agent's");
+    let agent_id = api.agent_id();
+    fixture
+        .services
+        .invalidate(Invalidation::Token { agent_id })
+        .await;
+    assert_eq!(name().await, "renamed");
+    assert_eq!(name().await, "renamed");
+    assert_eq!(fixture.store.calls("workspace_by_agent"), 1);
+}
+
+#[tokio::test]
+async fn missed_events_drop_every_copy() {
+    let fixture = Fixture::new().await;
+    let api = fixture.connect().await;
+    fixture.services.on_message(Err(Lagged)).await;
+    api.agent().await.unwrap();
+    assert_eq!(fixture.store.calls("agent"), 1);
+    assert_eq!(fixture.store.calls("site_config"), 1);
+}
+
+#[tokio::test]
 async fn an_invalidation_makes_the_next_use_read_again() {
     let fixture = Fixture::new().await;
     let api = fixture.connect().await;
@@ -325,7 +417,7 @@ async fn an_invalidation_makes_the_next_use_read_again() {
             .directory
     };
     assert_eq!(directory().await, "~/src");
-    let invalidation = crate::store::Invalidation::Agent {
+    let invalidation = Invalidation::Agent {
         agent_id: api.agent_id(),
     };
     fixture.services.invalidate(invalidation).await;

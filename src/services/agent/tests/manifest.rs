@@ -147,7 +147,7 @@ async fn s1_011_and_012_why_there_is_no_manifest() {
         .store
         .query("UPDATE workspace_agents SET environment_variables = '[1]'")
         .await;
-    api.session.drop_agent();
+    api.session.drop_copies();
     let error = api.get_manifest(proto::GetManifestRequest {}).await.unwrap_err();
     assert!(
         error.text().starts_with("unmarshal environment variables: "),
@@ -158,7 +158,7 @@ async fn s1_011_and_012_why_there_is_no_manifest() {
         .store
         .query("UPDATE workspace_agents SET deleted = 1")
         .await;
-    api.session.drop_agent();
+    api.session.drop_copies();
     let error = api.get_manifest(proto::GetManifestRequest {}).await.unwrap_err();
     let expected = format!(
         "get workspace agent by id \"{}\": sql: no rows in result set",
