@@ -248,3 +248,6 @@ fn tell_peer(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
