@@ -26,6 +26,7 @@ impl ServiceGenerator for Generator {
         // Writing into a String cannot fail.
         let _ = write_trait(&service, out);
         let _ = write_registration(&service, out);
+        let _ = write_client(&service, out);
     }
 }
 
@@ -130,6 +131,56 @@ fn write_registration(service: &Service, out: &mut String) -> std::fmt::Result {
             typed.join(", "),
             method.name,
             names.join(", ")
+        )?;
+    }
+    writeln!(out, "}}\n")
+}
+
+fn write_client(service: &Service, out: &mut String) -> std::fmt::Result {
+    let name = &service.name;
+    writeln!(
+        out,
+        "/// The client side of `{}.{}`.",
+        service.package, service.proto_name
+    )?;
+    writeln!(
+        out,
+        "#[derive(Clone, Debug)]\npub struct {name}Client(crate::mux::Client);\n"
+    )?;
+    writeln!(out, "impl {name}Client {{")?;
+    writeln!(out, "    /// Calls over `client`'s session.")?;
+    writeln!(
+        out,
+        "    pub fn new(client: crate::mux::Client) -> Self {{\n        Self(client)\n    }}"
+    )?;
+    for method in &service.methods {
+        let (req, res) = (&method.input_type, &method.output_type);
+        let path = path(service, method);
+        let (arg, call, output) = match (method.client_streaming, method.server_streaming) {
+            (false, false) => (format!(", request: &{req}"), "unary", res.clone()),
+            (false, true) => (
+                format!(", request: &{req}"),
+                "server_stream",
+                format!("crate::mux::Inbound<{res}>"),
+            ),
+            (true, false) => (
+                String::new(),
+                "client_stream",
+                format!("crate::mux::ClientStream<{req}, {res}>"),
+            ),
+            (true, true) => (
+                String::new(),
+                "bidi",
+                format!("(crate::mux::Outbound<{req}>, crate::mux::Inbound<{res}>)"),
+            ),
+        };
+        let pass = if method.client_streaming { "" } else { ", request" };
+        write_docs(method, out)?;
+        writeln!(
+            out,
+            "    pub async fn {}(&self{arg}) -> Result<{output}, crate::mux::Status> {{\n        \
+             self.0.{call}(\"{path}\"{pass}).await\n    }}",
+            method.name
         )?;
     }
     writeln!(out, "}}\n")

@@ -1,13 +1,19 @@
 //! drpcd: the server that existing Go workspace agents connect to.
 
 pub mod batch;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod coordinator;
 pub mod duration;
+pub mod http;
 pub mod ids;
 pub mod mux;
 pub mod proto;
 pub mod pubsub;
 pub mod seed;
+pub mod server;
 pub mod services;
+pub mod sessions;
 pub mod store;
+pub mod telemetry;

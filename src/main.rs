@@ -1,3 +1,7 @@
 //! The `drpcd` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    drpcd::cli::run(std::env::args_os())
+}

@@ -1,5 +1,7 @@
 //! Holds the invariants of `docs/ARCHITECTURE.md` that a search of the sources can hold.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

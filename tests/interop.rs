@@ -1,5 +1,8 @@
 //! The real binary against the libraries of real agents: storj.io/drpc, hashicorp/yamux and coder/websocket in Go.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, reason = "real peers keep real time")]
+
 mod support;
 
 use std::time::{Duration, Instant};
@@ -30,8 +33,8 @@ fn conn_047_an_agent_becomes_ready_and_says_goodbye() {
     let data = Data::new(EXAMPLE_SEED);
     let server = data.serve(&[]);
     let mut agent = go!("agent", server.agent(), &["--stop-after-ready", "2s"]);
-    agent.await_line("ready");
-    assert_eq!(data.value(STATUS), "connected");
+    agent.await_line("lifecycle READY");
+    data.await_value(STATUS, "connected");
     let report = agent.result();
     data.await_value(STATUS, "disconnected");
 
@@ -117,7 +120,7 @@ fn an_agent_keeps_its_long_streams_for_three_minutes() {
         server.agent(),
         &["--duration", "10m", "--stop-after-ready", "180s"]
     );
-    agent.await_line("ready");
+    agent.await_line("lifecycle READY");
     let report = agent.result();
     let left = Instant::now();
     data.await_value(STATUS, "disconnected");
@@ -328,7 +331,7 @@ fn conn_057_and_058_a_long_stop_script_reports_over_one_session() {
     let server = data.serve(&[]);
     let flags = ["--stop-after-ready", "200ms", "--stop-script", "20s"];
     let mut agent = go!("agent", server.agent(), &flags);
-    agent.await_line("ready");
+    agent.await_line("lifecycle READY");
     // The workspace is being stopped: a build that is running, whose agent may finish.
     stop_build(&data, "NULL");
     let report = agent.result();
@@ -346,7 +349,7 @@ fn conn_033_an_agent_of_an_old_build_is_closed_at_a_tick_and_refused_afterwards(
     let data = Data::new(EXAMPLE_SEED);
     let server = data.serve(&["--agent-connection-update-frequency", "1s"]);
     let mut agent = go!("agent", server.agent(), &["--duration", "8s"]);
-    agent.await_line("ready");
+    agent.await_line("lifecycle READY");
     stop_build(&data, "2");
     let (report, _) = agent.finish();
     let redials = report["redials"].as_array().unwrap();
@@ -375,10 +378,10 @@ fn stop_build(data: &Data, completed: &str) {
         let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
         let sql = format!(
             "BEGIN IMMEDIATE;
-             INSERT INTO provisioner_jobs (id, organization_id, initiator_id, file_id, created_at, updated_at, started_at,
-                 completed_at, provisioner, storage_method, type, input)
-             SELECT x'00000000000000000000000000000002', organization_id, initiator_id, file_id, 1, 1, 1, {completed},
-                 'terraform', 'file', 'workspace_build', '{{}}' FROM provisioner_jobs LIMIT 1;
+             INSERT INTO provisioner_jobs (id, organization_id, initiator_id, created_at, updated_at, started_at,
+                 completed_at, type)
+             SELECT x'00000000000000000000000000000002', organization_id, initiator_id, 1, 1, 1, {completed},
+                 'workspace_build' FROM provisioner_jobs LIMIT 1;
              INSERT INTO workspace_builds (id, created_at, updated_at, workspace_id, template_version_id, build_number,
                  transition, initiator_id, job_id)
              SELECT x'00000000000000000000000000000003', 1, 1, workspace_id, template_version_id, 2, 'stop',
@@ -395,7 +398,7 @@ fn conn_035_and_sigterm_loses_nothing_that_was_accepted() {
     let server = data.serve(&["--agent-stats-refresh-interval", "100ms"]);
     let flags = ["--log-lines", "50", "--duration", "20s", "--kill"];
     let mut agent = go!("agent", server.agent(), &flags);
-    agent.await_line("ready");
+    agent.await_line("lifecycle READY");
     std::thread::sleep(Duration::from_millis(1_500));
     assert_eq!(server.stop(), Some(0));
     agent.terminate();
@@ -428,7 +431,7 @@ fn conn_037_and_kill_9_keeps_what_was_stored_before_its_reply() {
         server.agent(),
         &["--log-lines", "50", "--duration", "20s", "--kill"]
     );
-    agent.await_line("ready");
+    agent.await_line("lifecycle READY");
     data.await_value("SELECT count(*) > 50 FROM workspace_agent_logs", "1");
     server.kill();
     agent.terminate();

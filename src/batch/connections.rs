@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Timestamp};
 use crate::ids::{AgentId, ReplicaId, UserId, WorkspaceId};
@@ -77,7 +78,14 @@ impl ConnectionTimes {
     /// Writes to `store` as `replica`; [`ConnectionTimes::run`] must be driven for anything to happen.
     pub fn new(store: Arc<dyn Store>, pubsub: Pubsub, clock: Clock, replica: ReplicaId) -> Self {
         let (queue, changed) = (Mutex::default(), Notify::new());
-        Self(Arc::new(Inner { store, pubsub, clock, replica, queue, changed }))
+        Self(Arc::new(Inner {
+            store,
+            pubsub,
+            clock,
+            replica,
+            queue,
+            changed,
+        }))
     }
 
     /// A session of an agent began.
@@ -85,8 +93,9 @@ impl ConnectionTimes {
         let at = self.0.clock.now();
         let mut queue = self.0.queue();
         queue.connects.insert(subject.agent_id, at);
-        // What an earlier session left to write would make the agent look gone.
+        // What an earlier session left to write would make the agent look gone, or seen last before it came.
         queue.disconnects.remove(&subject.agent_id);
+        queue.heartbeats.agents.remove(&subject.agent_id);
         queue.events.push(subject);
         drop(queue);
         self.0.changed.notify_one();
@@ -108,16 +117,26 @@ impl ConnectionTimes {
     /// Sessions of `agents` live now. Replaces what an earlier tick could not write.
     pub fn heartbeat(&self, agents: HashSet<AgentId>) {
         let at = self.0.clock.now();
-        self.0.queue().heartbeats = Heartbeats { at: (!agents.is_empty()).then_some(at), agents };
+        self.0.queue().heartbeats = Heartbeats {
+            at: (!agents.is_empty()).then_some(at),
+            agents,
+        };
         self.0.changed.notify_one();
     }
 
-    /// Writes what is queued for as long as it is polled; never returns.
-    pub async fn run(&self) {
+    /// Writes what is queued until `shutdown`, then what is left, trying for as long as it is polled.
+    pub async fn run(&self, shutdown: CancellationToken) {
         let mut outage = Outage::default();
-        loop {
-            self.0.changed.notified().await;
-            self.0.clock.sleep(WRITE_DELAY).await;
+        while !shutdown.is_cancelled() {
+            tokio::select! {
+                () = self.0.changed.notified() => {}
+                () = shutdown.cancelled() => {}
+            }
+            // At the end nobody is waited for.
+            tokio::select! {
+                () = self.0.clock.sleep(WRITE_DELAY) => {}
+                () = shutdown.cancelled() => {}
+            }
             while let Err(error) = self.0.write().await {
                 outage.failed(&error);
                 self.0.clock.sleep(RETRY_DELAY).await;
@@ -125,9 +144,12 @@ impl ConnectionTimes {
             outage.over();
         }
     }
+}
 
-    /// Writes all that is queued now, for shutdown. Fails with the first error that it meets.
-    pub async fn flush(&self) -> Result<(), StoreError> {
+#[cfg(test)]
+impl ConnectionTimes {
+    /// Writes what is queued now.
+    pub(crate) async fn flush(&self) -> Result<(), StoreError> {
         self.0.write().await
     }
 }
@@ -160,7 +182,9 @@ impl Inner {
     /// In this order: a session that began and ended within one delay must be left as ended.
     async fn write_all(&self, taken: &mut Queue) -> Result<(), StoreError> {
         if !taken.connects.is_empty() {
-            self.store.record_connects(self.replica, &changes(&taken.connects)).await?;
+            self.store
+                .record_connects(self.replica, &changes(&taken.connects))
+                .await?;
             taken.connects.clear();
         }
         if let Some(at) = taken.heartbeats.at {
@@ -170,7 +194,9 @@ impl Inner {
             taken.heartbeats = Heartbeats::default();
         }
         if !taken.disconnects.is_empty() {
-            self.store.record_disconnects(self.replica, &changes(&taken.disconnects)).await?;
+            self.store
+                .record_disconnects(self.replica, &changes(&taken.disconnects))
+                .await?;
             taken.disconnects.clear();
         }
         Ok(())
@@ -190,7 +216,9 @@ impl Inner {
         }
         if queue.heartbeats.at.is_none() && taken.heartbeats.at.is_some() {
             let mut heartbeats = taken.heartbeats;
-            heartbeats.agents.retain(|agent| !queue.disconnects.contains_key(agent));
+            heartbeats
+                .agents
+                .retain(|agent| !queue.disconnects.contains_key(agent));
             if !heartbeats.agents.is_empty() {
                 queue.heartbeats = heartbeats;
             }
@@ -205,7 +233,10 @@ impl Inner {
 
 /// Sorted by agent, so that replicas lock rows in one order.
 fn changes(map: &HashMap<AgentId, Timestamp>) -> Vec<ConnectionChange> {
-    let mut changes: Vec<_> = map.iter().map(|(&agent_id, &at)| ConnectionChange { agent_id, at }).collect();
+    let mut changes: Vec<_> = map
+        .iter()
+        .map(|(&agent_id, &at)| ConnectionChange { agent_id, at })
+        .collect();
     changes.sort_unstable_by_key(|change| change.agent_id);
     changes
 }

@@ -319,6 +319,11 @@ impl Transport {
             .is_some_and(|call| call.recv == Some(ReceiveEnd::Eof))
     }
 
+    /// Whether the call has ended in both directions, so that its handler's result reaches nobody.
+    pub(super) fn is_terminated(&self) -> bool {
+        self.call.as_ref().is_none_or(|call| call.terminated)
+    }
+
     /// Why nothing can be sent now; `None` when something can.
     pub(super) fn send_error(&self) -> Option<Status> {
         match &self.call {

@@ -4,21 +4,28 @@
 //! bytes come out.
 
 mod call;
+mod client;
 mod error;
 mod frame;
 mod metadata;
 mod packet;
+pub mod pipe;
 mod quote;
 mod registry;
+pub mod serve;
+mod session;
 mod stream;
 #[cfg(test)]
 pub(crate) mod testing;
 mod varint;
+mod wakeup;
 
+pub use client::{Client, ClientStream};
 pub use error::{ProtocolError, Status, TransportError};
 pub use frame::{Kind, PacketId};
 pub use metadata::Metadata;
 pub use packet::MAX_PACKET;
 pub use quote::quote;
 pub use registry::{HandlerFuture, Interceptor, Method, Outcome, Registry, Shape};
+pub use serve::{CloseCause, Control, ServeError, SessionEnd, serve};
 pub use stream::{AnyMessage, CallStream, Inbound, Outbound, Reply};

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::error::Status;
+use super::metadata::Metadata;
 use super::quote::quote;
 use super::stream::{CallStream, Inbound, Outbound, Reply, decode};
 
@@ -90,9 +91,10 @@ impl<S> fmt::Debug for Method<S> {
 
 /// Hangs around every call of every session: tracing, metrics and authorization belong here.
 pub trait Interceptor<S>: Send + Sync + 'static {
-    /// Before a handler starts; an error is sent to the peer and the handler does not start.
-    fn admit(&self, session: &S, method: &Method<S>) -> Result<(), Status> {
-        let _ = (session, method);
+    /// Before a handler starts; an error is sent to the peer and the handler does not start. `metadata` is what the
+    /// peer sent with the call.
+    fn admit(&self, session: &S, method: &Method<S>, metadata: &Metadata) -> Result<(), Status> {
+        let _ = (session, method, metadata);
         Ok(())
     }
 
@@ -230,11 +232,12 @@ impl<S: 'static> Registry<S> {
         &self,
         method: &Method<S>,
         session: &S,
+        metadata: &Metadata,
         request: Option<Bytes>,
         stream: impl FnOnce() -> Arc<dyn CallStream>,
     ) -> Result<HandlerFuture, Status> {
         for interceptor in &self.interceptors {
-            interceptor.admit(session, method)?;
+            interceptor.admit(session, method, metadata)?;
         }
         match &method.handler {
             Handler::Single(start) => start(session, request.unwrap_or_default()),

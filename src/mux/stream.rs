@@ -71,6 +71,9 @@ pub trait CallStream: Send + Sync {
     /// Takes a message for the peer, or waits until there is room for one.
     fn poll_send(&self, cx: &mut Context<'_>, message: &dyn AnyMessage) -> Poll<Result<(), Status>>;
 
+    /// Says that nobody will ask for messages any more, so that those that still come can be dropped.
+    fn stop_receiving(&self) {}
+
     /// Says that no more messages follow; the peer may go on sending.
     fn close_send(&self);
 
@@ -104,6 +107,12 @@ impl<T: Message + Default> Inbound<T> {
             Some(bytes) => decode(bytes).map(Some),
             None => Ok(None),
         }
+    }
+}
+
+impl<T> Drop for Inbound<T> {
+    fn drop(&mut self) {
+        self.stream.stop_receiving();
     }
 }
 

@@ -8,6 +8,8 @@
 //! where they differ, `docs/DEVIATIONS.md` says so.
 
 mod monitor;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,8 +38,13 @@ const MIN_INACTIVE_TIMEOUT: Duration = Duration::from_secs(2);
 impl MonitorConfig {
     /// Ticks every `update_frequency`; `None` or zero for the timeout is twice that.
     pub fn new(update_frequency: Duration, inactive_timeout: Option<Duration>) -> Self {
-        let timeout = inactive_timeout.filter(|timeout| !timeout.is_zero()).unwrap_or(update_frequency * 2);
-        Self { update_frequency, inactive_timeout: timeout.max(MIN_INACTIVE_TIMEOUT) }
+        let timeout = inactive_timeout
+            .filter(|timeout| !timeout.is_zero())
+            .unwrap_or(update_frequency * 2);
+        Self {
+            update_frequency,
+            inactive_timeout: timeout.max(MIN_INACTIVE_TIMEOUT),
+        }
     }
 }
 
@@ -110,7 +117,14 @@ struct Session {
 impl Sessions {
     /// No sessions yet. [`Sessions::run`] must be driven for ticks to happen.
     pub fn new(clock: Clock, store: Arc<dyn Store>, times: ConnectionTimes, config: MonitorConfig) -> Self {
-        Self(Arc::new(Inner { clock, store, times, config, live: Mutex::default(), ended: Notify::new() }))
+        Self(Arc::new(Inner {
+            clock,
+            store,
+            times,
+            config,
+            live: Mutex::default(),
+            ended: Notify::new(),
+        }))
     }
 
     /// Adds a session that is about to be served. It counts until the guard is dropped.
@@ -127,7 +141,10 @@ impl Sessions {
         if info.role == Role::Agent {
             self.0.times.connected(info.subject);
         }
-        SessionGuard { sessions: Arc::clone(&self.0), number }
+        SessionGuard {
+            sessions: Arc::clone(&self.0),
+            number,
+        }
     }
 
     /// How many sessions live.
@@ -145,7 +162,9 @@ impl Sessions {
     /// The caller stops accepting first.
     pub async fn drain(&self, over: Duration) {
         let sessions = self.0.snapshot();
-        let pause = over.checked_div(u32::try_from(sessions.len()).unwrap_or(u32::MAX)).unwrap_or_default();
+        let pause = over
+            .checked_div(u32::try_from(sessions.len()).unwrap_or(u32::MAX))
+            .unwrap_or_default();
         let start = self.0.clock.monotonic();
         for (index, session) in sessions.into_iter().enumerate() {
             session.control.close(CloseCause::Draining, "server shutdown");
@@ -190,9 +209,12 @@ pub struct SessionGuard {
 impl Drop for SessionGuard {
     fn drop(&mut self) {
         let mut live = self.sessions.live();
-        let Some(session) = live.sessions.remove(&self.number) else { return };
+        let Some(session) = live.sessions.remove(&self.number) else {
+            return;
+        };
         let subject = session.info.subject;
-        let newest = session.info.role == Role::Agent && live.newest.get(&subject.agent_id) == Some(&self.number);
+        let newest =
+            session.info.role == Role::Agent && live.newest.get(&subject.agent_id) == Some(&self.number);
         if newest {
             live.newest.remove(&subject.agent_id);
         }

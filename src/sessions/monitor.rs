@@ -20,11 +20,18 @@ pub(super) async fn run(sessions: &Inner) {
     let mut check_failing = false;
     loop {
         ticks.tick().await;
-        let live = check_liveness(sessions);
-        let agents = live.iter().filter(|session| session.info.role == Role::Agent);
-        sessions.times.heartbeat(agents.map(|session| session.info.subject.agent_id).collect());
-        check_builds(sessions, &live, &mut check_failing).await;
+        tick(sessions, &mut check_failing).await;
     }
+}
+
+/// What is due every 15 s; `check_failing` is whether the last build check failed.
+pub(super) async fn tick(sessions: &Inner, check_failing: &mut bool) {
+    let live = check_liveness(sessions);
+    let agents = live.iter().filter(|session| session.info.role == Role::Agent);
+    sessions
+        .times
+        .heartbeat(agents.map(|session| session.info.subject.agent_id).collect());
+    check_builds(sessions, &live, check_failing).await;
 }
 
 /// Pings who is silent, closes who has been silent for too long, and returns the others.

@@ -1,6 +1,8 @@
 //! The real binary and the real Go clients, as processes.
 
-#![allow(dead_code, reason = "each test program uses its own part")]
+#![allow(dead_code, unreachable_pub, reason = "each test program uses its own part")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "as in the tests")]
+#![allow(clippy::missing_panics_doc, reason = "as in the tests")]
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};

@@ -83,7 +83,7 @@ func dialIdle(ctx context.Context, options transport.Options) (*transport.Sessio
 	if err != nil {
 		return nil, err
 	}
-	node := agent.Node(uuid.New())
+	node := agent.Node(uuid.New(), 0)
 	node.Addresses, node.AllowedIps = nil, nil
 	update := &tailnetpb.CoordinateRequest{UpdateSelf: &tailnetpb.CoordinateRequest_UpdateSelf{Node: node}}
 	return session, coordinate.Send(update)

@@ -4,8 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
-	"time"
+	"sync/atomic"
 
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -20,8 +21,8 @@ var (
 	coderPrefix     = [6]byte{0xfd, 0x60, 0x62, 0x7a, 0xa4, 0x2b}
 )
 
-// Node is what an agent tells of itself.
-func Node(id uuid.UUID) *tailnetpb.Node {
+// Node is what an agent tells of itself. A home region of 0 says that it has none yet.
+func Node(id uuid.UUID, homeRegion int32) *tailnetpb.Node {
 	addresses := []string{address(id, tailscalePrefix), address(id, coderPrefix)}
 	number := int64(0)
 	for _, b := range id[8:] {
@@ -30,17 +31,20 @@ func Node(id uuid.UUID) *tailnetpb.Node {
 	if number < 0 {
 		number = -number
 	}
-	return &tailnetpb.Node{
+	node := &tailnetpb.Node{
 		Id:            number,
 		AsOf:          timestamppb.Now(),
-		Key:           append([]byte("np"), make([]byte, 32)...),
+		Key:           append(append([]byte("np"), id[:]...), id[:]...),
 		Disco:         fmt.Sprintf("discokey:%064x", id[:]),
-		PreferredDerp: 999,
-		DerpLatency:   map[string]float64{"999-v4": 0.001},
+		PreferredDerp: homeRegion,
 		Addresses:     addresses,
 		AllowedIps:    addresses,
 		Endpoints:     []string{"127.0.0.1:41641"},
 	}
+	if homeRegion != 0 {
+		node.DerpLatency = map[string]float64{fmt.Sprintf("%d-v4", homeRegion): 0.001}
+	}
+	return node
 }
 
 func address(id uuid.UUID, prefix [6]byte) string {
@@ -48,237 +52,132 @@ func address(id uuid.UUID, prefix [6]byte) string {
 	return netip.PrefixFrom(netip.AddrFrom16(id), 128).String()
 }
 
-// coordinate tells the server of the agent's node, answers every node with ready_for_handshake, and never tunnels.
-func (c *connection) coordinate() error {
-	c.mu.Lock()
-	id, _ := uuid.FromBytes(c.manifest.AgentId)
-	c.mu.Unlock()
-	client := tailnetpb.NewDRPCTailnetClient(c.session)
-	stream, err := client.Coordinate(c.ctx)
-	if stream, err = call(c, "Coordinate", stream, err); err != nil {
+// coordination runs Coordinate. Its stream outlives the graceful part of the session, since the goodbye goes over it.
+func (c *connection) coordination(manifest *agentpb.Manifest) {
+	if c.graceful.Err() != nil {
+		return
+	}
+	c.setCoordinating(true)
+	c.wait.Go(func() {
+		<-c.ctx.Done()
+		c.setCoordinating(false)
+	})
+	c.remains("coordination", func(ctx context.Context) error {
+		defer c.setCoordinating(false)
+		return c.coordinate(ctx, manifest)
+	})
+}
+
+func (a *Agent) setCoordinating(is bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.coordinating = is
+}
+
+// coordinate tells the server of the agent's node, answers every node with ready_for_handshake, never tunnels, and says
+// Disconnect when the agent stops; then the server has to end the stream.
+func (c *connection) coordinate(ctx context.Context, manifest *agentpb.Manifest) error {
+	id, err := uuid.FromBytes(manifest.AgentId)
+	if err != nil {
 		return err
 	}
-	update := &tailnetpb.CoordinateRequest{UpdateSelf: &tailnetpb.CoordinateRequest_UpdateSelf{Node: Node(id)}}
-	if err := stream.Send(update); err != nil {
+	stream, err := tailnetpb.NewDRPCTailnetClient(c.session).Coordinate(ctx)
+	if stream, err = call(ctx, c, "Coordinate", stream, err); err != nil {
 		return err
+	}
+	// The first node comes before any network check, so it has no home region; the next one has.
+	for _, region := range []int32{0, homeRegion(manifest.DerpMap)} {
+		node := Node(id, region)
+		err := stream.Send(&tailnetpb.CoordinateRequest{UpdateSelf: &tailnetpb.CoordinateRequest_UpdateSelf{Node: node}})
+		if err != nil {
+			return err
+		}
 	}
 	c.report.step("coordinating")
 
-	ended := make(chan struct{})
-	disconnected := make(chan struct{})
-	c.wait.Add(1)
-	go func() {
-		defer c.wait.Done()
+	var leaving atomic.Bool
+	done := make(chan struct{})
+	defer close(done)
+	c.remains("disconnect", func(ctx context.Context) error {
 		select {
-		case <-c.stopping:
-			if !c.config.Abrupt {
-				_ = stream.Send(&tailnetpb.CoordinateRequest{Disconnect: &tailnetpb.CoordinateRequest_Disconnect{}})
-				close(disconnected)
-			}
-		case <-ended:
-		case <-c.ctx.Done():
+		case <-c.graceful.Done():
+		case <-done:
+			return nil
 		}
-	}()
-	defer close(ended)
+		if ctx.Err() != nil {
+			return nil
+		}
+		leaving.Store(true)
+		// Where this fails the stream has ended, which its reader tells.
+		_ = stream.Send(&tailnetpb.CoordinateRequest{Disconnect: &tailnetpb.CoordinateRequest_Disconnect{}})
+		return nil
+	})
 	for {
 		response, err := stream.Recv()
 		if err != nil {
-			select {
-			case <-disconnected:
+			if leaving.Load() && errors.Is(err, io.EOF) {
 				c.report.step("coordinate_ended")
 				c.report.update(func(r *Report) { r.DisconnectEnded = true })
-				close(c.coordinateEnded)
-				<-c.ctx.Done()
 				return nil
-			default:
 			}
-			return fmt.Errorf("coordinate: %w", err)
+			c.report.streamEnd("Coordinate", err, ctx.Err() != nil || c.session.Mux.IsClosed())
+			return err
 		}
-		c.report.update(func(r *Report) {
-			r.CoordinateResponses++
-			if response.Error != "" {
-				r.CoordinateErrors = append(r.CoordinateErrors, response.Error)
-			}
-		})
-		request := &tailnetpb.CoordinateRequest{}
-		for _, peer := range response.PeerUpdates {
-			if peer.Kind == tailnetpb.CoordinateResponse_PeerUpdate_NODE {
-				ready := &tailnetpb.CoordinateRequest_ReadyForHandshake{Id: peer.Id}
-				request.ReadyForHandshake = append(request.ReadyForHandshake, ready)
-			}
-		}
-		if len(request.ReadyForHandshake) > 0 {
-			if err := stream.Send(request); err != nil {
-				return err
-			}
+		if err := c.answer(stream, response); err != nil {
+			return err
 		}
 	}
 }
 
-func (c *connection) derpMaps() error {
-	client := tailnetpb.NewDRPCTailnetClient(c.session)
-	stream, err := client.StreamDERPMaps(c.ctx, &tailnetpb.StreamDERPMapsRequest{})
-	if stream, err = call(c, "StreamDERPMaps", stream, err); err != nil {
+// answer sends one ready_for_handshake for each node of a response, duplicates included.
+func (c *connection) answer(
+	stream tailnetpb.DRPCTailnet_CoordinateClient, response *tailnetpb.CoordinateResponse,
+) error {
+	request := &tailnetpb.CoordinateRequest{}
+	for _, peer := range response.PeerUpdates {
+		if peer.Kind != tailnetpb.CoordinateResponse_PeerUpdate_NODE {
+			continue
+		}
+		if peer.Node == nil {
+			return fatal{errors.New("peer update of kind NODE without node")}
+		}
+		ready := &tailnetpb.CoordinateRequest_ReadyForHandshake{Id: peer.Id}
+		request.ReadyForHandshake = append(request.ReadyForHandshake, ready)
+	}
+	c.report.update(func(r *Report) {
+		r.CoordinateResponses++
+		for _, peer := range response.PeerUpdates {
+			r.PeerUpdates[peer.Kind.String()]++
+		}
+		if response.Error != "" && len(r.CoordinateErrors) < maxKept {
+			r.CoordinateErrors = append(r.CoordinateErrors, response.Error)
+		}
+	})
+	if len(request.ReadyForHandshake) == 0 {
+		return nil
+	}
+	return stream.Send(request)
+}
+
+// derpMaps takes maps for as long as the server sends them; that it stops is an error.
+func (c *connection) derpMaps(ctx context.Context) error {
+	stream, err := tailnetpb.NewDRPCTailnetClient(c.session).StreamDERPMaps(ctx, &tailnetpb.StreamDERPMapsRequest{})
+	if stream, err = call(ctx, c, "StreamDERPMaps", stream, err); err != nil {
 		return err
 	}
 	for {
 		derpMap, err := stream.Recv()
 		if err != nil {
-			return fmt.Errorf("recv DERP map: %w", err)
-		}
-		if err := checkDERPMap(derpMap); err != nil {
+			c.report.streamEnd("StreamDERPMaps", err, ctx.Err() != nil || c.session.Mux.IsClosed())
 			return err
 		}
-		c.report.step("derp_map")
 		c.report.update(func(r *Report) {
 			r.DERPMaps++
 			r.DERPMap = message(derpMap)
 		})
-	}
-}
-
-// stats asks for the interval with an empty report, then reports.
-func (c *connection) stats() error {
-	request := &agentpb.UpdateStatsRequest{}
-	for {
-		response, err := c.client.UpdateStats(c.ctx, request)
-		if response, err = call(c, "UpdateStats", response, err); err != nil {
+		c.report.step("derp_map")
+		if err := checkDERPMap(derpMap); err != nil {
 			return err
 		}
-		interval := response.GetReportInterval().AsDuration()
-		if interval <= 0 {
-			return errors.New("report interval is not positive")
-		}
-		c.report.update(func(r *Report) {
-			r.StatsAt = append(r.StatsAt, r.now())
-			r.StatsInterval = interval.Milliseconds()
-		})
-		if !c.sleep(interval) {
-			return nil
-		}
-		request = &agentpb.UpdateStatsRequest{Stats: &agentpb.Stats{
-			ConnectionsByProto:        map[string]int64{"TCP": 1},
-			ConnectionMedianLatencyMs: -0.001,
-			RxPackets:                 10, RxBytes: 1000, TxPackets: 20, TxBytes: 2000,
-		}}
 	}
-}
-
-// appHealth reports once; only apps that are checked have a health.
-func (c *connection) appHealth() error {
-	request := &agentpb.BatchUpdateAppHealthRequest{}
-	for _, app := range c.manifest.Apps {
-		if app.Health != agentpb.WorkspaceApp_DISABLED {
-			update := &agentpb.BatchUpdateAppHealthRequest_HealthUpdate{Id: app.Id, Health: agentpb.AppHealth_HEALTHY}
-			request.Updates = append(request.Updates, update)
-		}
-	}
-	if len(request.Updates) > 0 {
-		_, err := c.client.BatchUpdateAppHealths(c.ctx, request)
-		_, _ = call(c, "BatchUpdateAppHealths", struct{}{}, err)
-	}
-	return nil
-}
-
-// reportMetadata collects every item at once and then in its interval. The number of nanoseconds counts as seconds.
-func (c *connection) reportMetadata() error {
-	c.mu.Lock()
-	items := c.manifest.Metadata
-	c.mu.Unlock()
-	due := make([]time.Time, len(items))
-	for round := 0; ; round++ {
-		request := &agentpb.BatchUpdateMetadataRequest{}
-		for i, item := range items {
-			interval := time.Duration(item.GetInterval().AsDuration().Nanoseconds()) * time.Second
-			if now := time.Now(); !now.Before(due[i]) && (interval > 0 || round == 0) {
-				due[i] = now.Add(interval)
-				request.Metadata = append(request.Metadata, &agentpb.Metadata{
-					Key: item.Key,
-					Result: &agentpb.WorkspaceAgentMetadata_Result{
-						CollectedAt: timestamppb.New(now), Value: fmt.Sprintf("%s %d", item.Script, round),
-					},
-				})
-			}
-		}
-		if len(request.Metadata) > 0 {
-			ctx, cancel := context.WithTimeout(c.ctx, 30*time.Second)
-			_, err := c.client.BatchUpdateMetadata(ctx, request)
-			cancel()
-			if _, err = call(c, "BatchUpdateMetadata", struct{}{}, err); err != nil {
-				return err
-			}
-			c.report.update(func(r *Report) { r.MetadataValues += len(request.Metadata) })
-		}
-		if !c.sleep(time.Second) {
-			return nil
-		}
-	}
-}
-
-// Limits of one BatchCreateLogs request.
-const (
-	maxLogBatch    = 1 << 20
-	logLineCost    = 21
-	logSendPause   = time.Second
-	logShutdownGap = 50 * time.Millisecond
-)
-
-// sendLogs sends what is queued, a source at a time, at most once per second.
-func (c *connection) sendLogs() error {
-	for {
-		pause := logSendPause
-		if c.isStopping() {
-			pause = logShutdownGap
-		}
-		batch, source := c.nextLogs()
-		if len(batch) == 0 {
-			if !c.sleep(20 * time.Millisecond) {
-				return nil
-			}
-			continue
-		}
-		request := &agentpb.BatchCreateLogsRequest{LogSourceId: source}
-		for _, line := range batch {
-			request.Logs = append(request.Logs, &agentpb.Log{
-				CreatedAt: timestamppb.Now(), Output: line.text, Level: agentpb.Log_INFO,
-			})
-		}
-		response, err := c.client.BatchCreateLogs(c.ctx, request)
-		if response, err = call(c, "BatchCreateLogs", response, err); err != nil {
-			return err
-		}
-		c.mu.Lock()
-		c.logs = c.logs[len(batch):]
-		c.logsDone = response.LogLimitExceeded
-		c.mu.Unlock()
-		c.report.update(func(r *Report) {
-			r.LogLimitExceeded = response.LogLimitExceeded
-			if !response.LogLimitExceeded {
-				r.LogLines += len(batch)
-			}
-		})
-		if response.LogLimitExceeded {
-			return nil
-		}
-		if !c.sleep(pause) {
-			return nil
-		}
-	}
-}
-
-// nextLogs is the longest run of queued lines of one source that one request may hold.
-func (c *connection) nextLogs() ([]logLine, []byte) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	size := 0
-	for i, line := range c.logs {
-		size += len(line.text) + logLineCost
-		if string(line.source) != string(c.logs[0].source) || size > maxLogBatch {
-			return c.logs[:i], c.logs[0].source
-		}
-	}
-	if len(c.logs) == 0 {
-		return nil, nil
-	}
-	return c.logs, c.logs[0].source
 }

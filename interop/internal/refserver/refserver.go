@@ -5,8 +5,11 @@ package refserver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -35,7 +38,22 @@ type Script struct {
 	LogLimit bool
 	// StatsInterval is asked on each call, with the number of calls before it; 30 s without it.
 	StatsInterval func(n int) time.Duration
+	// Lifecycle is asked on each report when set, before it is recorded.
+	Lifecycle func(agentpb.Lifecycle_State) error
+	// DERPMap changes the maps that are streamed when set.
+	DERPMap func(*tailnetpb.DERPMap)
+	// Peers are sent on each Coordinate stream, after the agent's first node.
+	Peers []*tailnetpb.CoordinateResponse
+	// IgnoreDisconnect keeps Coordinate open after Disconnect.
+	IgnoreDisconnect bool
+	// KeepAlive, when set, is both the interval of yamux's pings and the time that a peer has to answer one.
+	KeepAlive time.Duration
+	// Record keeps what was received, for [Server.Events].
+	Record bool
 }
+
+// maxEvents bounds what a recording server keeps.
+const maxEvents = 10_000
 
 // Server is the HTTP handler.
 type Server struct {
@@ -45,6 +63,27 @@ type Server struct {
 	script         *Script
 	banners, stats atomic.Int64
 	drpc           *drpcserver.Server
+
+	mu     sync.Mutex
+	events []string
+}
+
+// Events are what the server received, in order: the method and, where a test looks at it, what it carried.
+func (s *Server) Events() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.events)
+}
+
+func (s *Server) record(format string, args ...any) {
+	if !s.script.Record {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.events) < maxEvents {
+		s.events = append(s.events, fmt.Sprintf(format, args...))
+	}
 }
 
 // New makes a server that answers by a script.
@@ -75,8 +114,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
+	s.record("dial version=%s role=%s", r.URL.Query().Get("version"), r.URL.Query().Get("role"))
 	config := yamux.DefaultConfig()
 	config.LogOutput = io.Discard
+	if s.script.KeepAlive > 0 {
+		config.KeepAliveInterval, config.ConnectionWriteTimeout = s.script.KeepAlive, s.script.KeepAlive
+	}
 	session, err := yamux.Server(websocket.NetConn(ctx, conn, websocket.MessageBinary), config)
 	if err != nil {
 		_ = conn.Close(websocket.StatusInternalError, err.Error())
@@ -89,6 +132,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) GetManifest(context.Context, *agentpb.GetManifestRequest) (*agentpb.Manifest, error) {
+	s.record("GetManifest")
 	id := uuid.New()
 	manifest := &agentpb.Manifest{
 		AgentId: id[:], AgentName: "main", OwnerUsername: "ada", WorkspaceName: "dev", WorkspaceId: id[:],
@@ -104,6 +148,7 @@ func (s *Server) GetManifest(context.Context, *agentpb.GetManifestRequest) (*age
 func (s *Server) GetAnnouncementBanners(
 	context.Context, *agentpb.GetAnnouncementBannersRequest,
 ) (*agentpb.GetAnnouncementBannersResponse, error) {
+	s.record("GetAnnouncementBanners")
 	n := int(s.banners.Add(1)) - 1
 	if s.script.Banners != nil {
 		if err := s.script.Banners(n); err != nil {
@@ -116,6 +161,7 @@ func (s *Server) GetAnnouncementBanners(
 func (s *Server) GetResourcesMonitoringConfiguration(
 	context.Context, *agentpb.GetResourcesMonitoringConfigurationRequest,
 ) (*agentpb.GetResourcesMonitoringConfigurationResponse, error) {
+	s.record("GetResourcesMonitoringConfiguration")
 	if s.script.Monitoring != nil {
 		return s.script.Monitoring()
 	}
@@ -127,8 +173,9 @@ func (s *Server) GetResourcesMonitoringConfiguration(
 }
 
 func (s *Server) UpdateStats(
-	context.Context, *agentpb.UpdateStatsRequest,
+	_ context.Context, request *agentpb.UpdateStatsRequest,
 ) (*agentpb.UpdateStatsResponse, error) {
+	s.record("UpdateStats stats=%t", request.Stats != nil)
 	interval := 30 * time.Second
 	if n := int(s.stats.Add(1)) - 1; s.script.StatsInterval != nil {
 		interval = s.script.StatsInterval(n)
@@ -139,44 +186,101 @@ func (s *Server) UpdateStats(
 func (s *Server) UpdateLifecycle(
 	_ context.Context, request *agentpb.UpdateLifecycleRequest,
 ) (*agentpb.Lifecycle, error) {
+	if s.script.Lifecycle != nil {
+		if err := s.script.Lifecycle(request.GetLifecycle().GetState()); err != nil {
+			return nil, err
+		}
+	}
+	s.record("UpdateLifecycle %s", request.GetLifecycle().GetState())
 	return request.Lifecycle, nil
 }
 
 func (s *Server) UpdateStartup(_ context.Context, request *agentpb.UpdateStartupRequest) (*agentpb.Startup, error) {
+	s.record("UpdateStartup %s", request.GetStartup().GetExpandedDirectory())
 	return request.Startup, nil
 }
 
 func (s *Server) BatchUpdateMetadata(
-	context.Context, *agentpb.BatchUpdateMetadataRequest,
+	_ context.Context, request *agentpb.BatchUpdateMetadataRequest,
 ) (*agentpb.BatchUpdateMetadataResponse, error) {
+	for _, item := range request.Metadata {
+		s.record("BatchUpdateMetadata %s", item.Key)
+	}
 	return &agentpb.BatchUpdateMetadataResponse{}, nil
 }
 
 func (s *Server) BatchCreateLogs(
-	context.Context, *agentpb.BatchCreateLogsRequest,
+	_ context.Context, request *agentpb.BatchCreateLogsRequest,
 ) (*agentpb.BatchCreateLogsResponse, error) {
+	for _, line := range request.Logs {
+		s.record("BatchCreateLogs %s", line.Output)
+	}
 	return &agentpb.BatchCreateLogsResponse{LogLimitExceeded: s.script.LogLimit}, nil
+}
+
+// GetServiceBanner is what agents before API 2.1 ask for.
+func (s *Server) GetServiceBanner(context.Context, *agentpb.GetServiceBannerRequest) (*agentpb.ServiceBanner, error) {
+	s.record("GetServiceBanner")
+	return &agentpb.ServiceBanner{}, nil
+}
+
+// BatchUpdateAppHealths takes everything.
+func (s *Server) BatchUpdateAppHealths(
+	_ context.Context, request *agentpb.BatchUpdateAppHealthRequest,
+) (*agentpb.BatchUpdateAppHealthResponse, error) {
+	for _, update := range request.Updates {
+		s.record("BatchUpdateAppHealths %s", update.Health)
+	}
+	return &agentpb.BatchUpdateAppHealthResponse{}, nil
 }
 
 // StreamDERPMaps sends one map and stays.
 func (s *Server) StreamDERPMaps(
 	_ *tailnetpb.StreamDERPMapsRequest, stream tailnetpb.DRPCTailnet_StreamDERPMapsStream,
 ) error {
+	s.record("StreamDERPMaps")
 	defer stream.Close()
-	if err := stream.Send(derpMap()); err != nil {
+	streamed := derpMap()
+	if s.script.DERPMap != nil {
+		s.script.DERPMap(streamed)
+	}
+	if err := stream.Send(streamed); err != nil {
 		return err
 	}
 	<-stream.Context().Done()
 	return nil
 }
 
-// Coordinate reads until Disconnect and answers nothing.
+// Coordinate sends the scripted peers after the first node and reads until Disconnect.
 func (s *Server) Coordinate(stream tailnetpb.DRPCTailnet_CoordinateStream) error {
 	defer stream.Close()
+	peers := s.script.Peers
 	for {
 		request, err := stream.Recv()
-		if err != nil || request.Disconnect != nil {
+		if err != nil {
+			s.record("Coordinate lost")
 			return nil
+		}
+		if node := request.GetUpdateSelf().GetNode(); node != nil {
+			s.record("Coordinate node home=%d addresses=%d", node.PreferredDerp, len(node.Addresses))
+			for _, response := range peers {
+				if err := stream.Send(response); err != nil {
+					return err
+				}
+			}
+			peers = nil
+		}
+		for _, ready := range request.ReadyForHandshake {
+			s.record("Coordinate ready_for_handshake %x", ready.Id)
+		}
+		if request.AddTunnel != nil {
+			s.record("Coordinate add_tunnel")
+		}
+		if request.Disconnect != nil {
+			s.record("Coordinate disconnect")
+			if !s.script.IgnoreDisconnect {
+				return nil
+			}
 		}
 	}
 }

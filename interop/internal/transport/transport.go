@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"sync"
 	"time"
 
 	"github.com/coder/websocket"
@@ -54,6 +55,7 @@ type Session struct {
 	WebSocket *websocket.Conn
 	Mux       *yamux.Session
 	tcp       net.Conn
+	pipe      *pipe
 }
 
 // StatusError is an HTTP answer other than the upgrade.
@@ -106,11 +108,18 @@ func DialWebSocket(ctx context.Context, options Options) (*websocket.Conn, net.C
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			conn, err := dialer.DialContext(ctx, network, address)
-			if err == nil && options.OnConn != nil {
+			if err != nil {
+				return nil, err
+			}
+			// A name or a redirect may lead elsewhere than the URL seems to.
+			if peer, ok := conn.RemoteAddr().(*net.TCPAddr); !ok || !peer.IP.IsLoopback() {
+				return nil, errors.Join(fmt.Errorf("%s is not a loopback address", conn.RemoteAddr()), conn.Close())
+			}
+			if options.OnConn != nil {
 				conn = options.OnConn(conn)
 			}
 			tcp = conn
-			return conn, err
+			return conn, nil
 		},
 	}}
 	conn, response, err := websocket.Dial(ctx, target.String(), &websocket.DialOptions{
@@ -140,12 +149,40 @@ func Dial(ctx context.Context, options Options) (*Session, error) {
 	if options.StreamOpenTimeout > 0 {
 		config.StreamOpenTimeout = options.StreamOpenTimeout
 	}
-	mux, err := yamux.Client(websocket.NetConn(context.Background(), conn, websocket.MessageBinary), config)
+	pipe := &pipe{Conn: websocket.NetConn(context.Background(), conn, websocket.MessageBinary)}
+	mux, err := yamux.Client(pipe, config)
 	if err != nil {
 		_ = conn.CloseNow()
 		return nil, err
 	}
-	return &Session{WebSocket: conn, Mux: mux, tcp: tcp}, nil
+	return &Session{WebSocket: conn, Mux: mux, tcp: tcp, pipe: pipe}, nil
+}
+
+// pipe remembers what ended the reading of a session, which yamux keeps to itself.
+type pipe struct {
+	net.Conn
+	mu  sync.Mutex
+	end error
+}
+
+func (p *pipe) Read(buffer []byte) (int, error) {
+	n, err := p.Conn.Read(buffer)
+	if err != nil {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.end == nil {
+			p.end = err
+		}
+	}
+	return n, err
+}
+
+// End is what ended the reading of the session, nil while it lives. A server's close with code 1000 or 1001 is
+// [io.EOF]; with any other code it is a [websocket.CloseError] that has code and reason.
+func (s *Session) End() error {
+	s.pipe.mu.Lock()
+	defer s.pipe.mu.Unlock()
+	return s.pipe.end
 }
 
 var _ drpc.Conn = (*Session)(nil)
@@ -153,9 +190,10 @@ var _ drpc.Conn = (*Session)(nil)
 // Close ends the session with the WebSocket's goodbye.
 func (s *Session) Close() error { return s.Mux.Close() }
 
-// Cut ends the session without any goodbye: a TCP reset.
-func (s *Session) Cut() {
-	if tcp, ok := s.tcp.(interface{ SetLinger(int) error }); ok {
+// Cut ends the session without any goodbye: the TCP connection is reset, or with fin closed as the kernel closes that of
+// a killed process.
+func (s *Session) Cut(fin bool) {
+	if tcp, ok := s.tcp.(interface{ SetLinger(int) error }); ok && !fin {
 		_ = tcp.SetLinger(0)
 	}
 	_ = s.tcp.Close()

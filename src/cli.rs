@@ -1,0 +1,143 @@
+//! The command line: one verb per file.
+//!
+//! Owns arguments, exit codes, and what stands on stdout, which scripts read; everything else goes to stderr. Must
+//! never do a verb's work itself.
+
+mod seed;
+mod server;
+mod version;
+
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+use crate::config::{self, ConfigError, ConfigFile};
+
+/// The server that Go workspace agents connect to.
+#[derive(Debug, Parser)]
+#[command(name = "drpcd", version = version::LINE, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Server(Box<server::ServerArgs>),
+    Seed(seed::SeedArgs),
+    Version(version::VersionArgs),
+}
+
+/// Why a verb did not do what it was asked to.
+#[derive(Debug)]
+enum Failure {
+    /// It was tried and failed: exit code 1.
+    Failed(String),
+    /// It was asked for in a way that cannot be: exit code 2.
+    Usage(String),
+}
+
+impl Failure {
+    fn failed(error: impl Display) -> Self {
+        Self::Failed(error.to_string())
+    }
+
+    fn report(&self) -> ExitCode {
+        let (text, code) = match self {
+            Self::Failed(text) => (text, 1),
+            Self::Usage(text) => (text, 2),
+        };
+        eprintln!("drpcd: {text}");
+        ExitCode::from(code)
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        match error {
+            ConfigError::Unreadable { .. } => Self::failed(error),
+            _ => Self::Usage(error.to_string()),
+        }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    /// The only I/O that verbs do themselves.
+    fn from(error: std::io::Error) -> Self {
+        Self::Failed(format!("cannot write to stdout: {error}"))
+    }
+}
+
+/// Runs the program with `args`, the first being its name.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<_> = args.into_iter().collect();
+    let parsed = parse(&args);
+    let result = match parsed {
+        Ok(cli) => match cli.verb {
+            Verb::Server(args) => server::run(*args),
+            Verb::Seed(args) => seed::run(&args),
+            Verb::Version(_) => version::run(),
+        },
+        Err(ParseError::Clap(error)) => {
+            // Help and version are no errors to clap; it knows which stream is whose.
+            let _ = error.print();
+            return match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+                _ => ExitCode::from(2),
+            };
+        }
+        Err(ParseError::Config(failure)) => Err(failure),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+enum ParseError {
+    Clap(clap::Error),
+    Config(Failure),
+}
+
+fn parse(args: &[OsString]) -> Result<Cli, ParseError> {
+    let command = Cli::command();
+    let file = config_path(&command, args)
+        .map(|path| ConfigFile::read(&path))
+        .transpose();
+    let file = file.map_err(|error| ParseError::Config(error.into()))?;
+    let command = config::layer(command, file.as_ref()).map_err(|error| ParseError::Config(error.into()))?;
+    let matches = command
+        .clone()
+        .try_get_matches_from(args)
+        .and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
+    matches.map_err(|error| match config::describe(&error, &command, file.as_ref()) {
+        Some(text) => ParseError::Config(Failure::Usage(text)),
+        None => ParseError::Clap(error),
+    })
+}
+
+/// The configuration file that the arguments or the environment name, whatever else may be wrong with them.
+fn config_path(command: &clap::Command, args: &[OsString]) -> Option<PathBuf> {
+    let matches = command
+        .clone()
+        .ignore_errors(true)
+        .try_get_matches_from(args)
+        .ok()?;
+    let (_, verb) = matches.subcommand()?;
+    let path = verb.try_get_one::<PathBuf>("config").ok().flatten()?;
+    (!path.as_os_str().is_empty()).then(|| path.clone())
+}
+
+/// A URL as people write it: a bare host without the slash.
+fn url_text(url: &url::Url) -> &str {
+    let text = url.as_str();
+    if url.path() == "/" {
+        text.strip_suffix('/').unwrap_or(text)
+    } else {
+        text
+    }
+}

@@ -1,0 +1,89 @@
+//! `drpcd server`: serves agents until a signal ends it.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process;
+
+use clap::Args;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{Failure, seed};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::seed::Seed;
+use crate::server::Server;
+use crate::telemetry::logs::{self, LogConfig};
+
+/// Serves agents.
+#[derive(Args, Debug)]
+pub(super) struct ServerArgs {
+    #[command(flatten)]
+    config: Config,
+
+    /// Seed file to put into the store first; its agents are printed once the server is ready.
+    #[arg(long, value_name = "FILE")]
+    seed: Option<PathBuf>,
+}
+
+pub(super) fn run(args: ServerArgs) -> Result<(), Failure> {
+    let ServerArgs { config, seed } = args;
+    logs::init(&LogConfig {
+        human: config.log_human.clone(),
+        json: config.log_json.clone(),
+        filter: config.log_filter.clone(),
+    })
+    .map_err(Failure::failed)?;
+    let seed = seed
+        .map(|path| Seed::read(&path))
+        .transpose()
+        .map_err(Failure::failed)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::failed)?;
+    runtime.block_on(serve(config, seed))
+}
+
+async fn serve(config: Config, seed_file: Option<Seed>) -> Result<(), Failure> {
+    // Before anything that a signal should end in order.
+    let mut signals = Signals::new()?;
+    let server = tokio::select! {
+        server = Server::start(config, Clock::system(), seed_file.as_ref()) => server.map_err(Failure::failed)?,
+        () = signals.next() => return Ok(()),
+    };
+    {
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "listening on http://{}", server.address())?;
+        seed::write_table(&mut out, server.seeded(), server.access_url())?;
+    }
+    signals.next().await;
+    tracing::info!("shutting down; a second signal exits at once");
+    tokio::select! {
+        result = server.shutdown() => result.map_err(Failure::failed),
+        () = signals.next() => process::exit(1),
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        let listen = |kind| {
+            signal(kind).map_err(|error| Failure::Failed(format!("cannot listen for signals: {error}")))
+        };
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,393 @@
+//! Settings: each one is defined once, here, with its flag, environment variable, key in the configuration file,
+//! default and help.
+//!
+//! Owns names, forms and precedence (flag, environment, file, default). Must never act on a setting: that is for the
+//! part that it is handed to. Names are those of the original where the meaning is the same (coder/coder
+//! `codersdk/deployment.go`); ours are `DRPCD_*`.
+//!
+//! An argument's clap id is its key in the configuration file, with dots between groups.
+
+mod file;
+mod layers;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use regex::Regex;
+use url::Url;
+
+use crate::duration::parse_go_duration;
+
+pub use file::{ConfigError, ConfigFile};
+pub use layers::{describe, layer};
+
+/// What every verb that opens the store needs.
+#[derive(Args, Clone, Debug)]
+pub struct CommonConfig {
+    /// YAML file with settings; flags and environment variables win over it.
+    #[arg(
+        id = "config",
+        short = 'c',
+        long,
+        env = "CODER_CONFIG_PATH",
+        value_name = "FILE"
+    )]
+    pub config: Option<PathBuf>,
+
+    /// Directory of the database; made when absent.
+    #[arg(
+        id = "drpcd.dataDir",
+        long = "data-dir",
+        env = "DRPCD_DATA_DIR",
+        value_name = "DIR",
+        required = true
+    )]
+    pub data_dir: PathBuf,
+
+    /// URL at which agents and users reach the server [default: from the listening address].
+    #[arg(
+        id = "networking.accessURL",
+        long = "access-url",
+        env = "CODER_ACCESS_URL",
+        value_name = "URL",
+        value_parser = parse_access_url
+    )]
+    pub access_url: Option<Url>,
+
+    /// When SQLite waits for the disk: at checkpoints (normal), or also at every commit (full), for power loss.
+    #[arg(
+        id = "drpcd.sqliteSynchronous",
+        long = "sqlite-synchronous",
+        env = "DRPCD_SQLITE_SYNCHRONOUS",
+        value_name = "MODE",
+        default_value = "normal",
+        value_enum
+    )]
+    pub sqlite_synchronous: Synchronous,
+}
+
+/// How sure a commit is to survive a power loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Synchronous {
+    /// The database stays whole; the last commits may be lost.
+    Normal,
+    /// No commit is lost.
+    Full,
+}
+
+/// The settings of `server`.
+#[derive(Args, Clone, Debug)]
+pub struct Config {
+    /// Settings shared with other verbs.
+    #[command(flatten)]
+    pub common: CommonConfig,
+
+    /// Address to listen on; port 0 picks a free one.
+    #[arg(
+        id = "networking.http.httpAddress",
+        long = "http-address",
+        env = "CODER_HTTP_ADDRESS",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:3000",
+        value_parser = parse_listen_address
+    )]
+    pub http_address: String,
+
+    /// Wildcard host of workspace apps, such as *.example.com.
+    #[arg(
+        id = "networking.wildcardAccessURL",
+        long = "wildcard-access-url",
+        env = "CODER_WILDCARD_ACCESS_URL",
+        value_name = "HOST",
+        value_parser = parse_wildcard
+    )]
+    pub wildcard_access_url: Option<String>,
+
+    /// File with the DERP map, in Tailscale's JSON form.
+    #[arg(
+        id = "networking.derp.configPath",
+        long = "derp-config-path",
+        env = "CODER_DERP_CONFIG_PATH",
+        value_name = "FILE"
+    )]
+    pub derp_config_path: Option<PathBuf>,
+
+    /// STUN servers, each as a region of its own behind the default one; `disable` for none.
+    #[arg(
+        id = "networking.derp.stunAddresses",
+        long = "derp-server-stun-addresses",
+        env = "CODER_DERP_SERVER_STUN_ADDRESSES",
+        value_name = "HOST:PORT",
+        value_delimiter = ','
+    )]
+    pub derp_server_stun_addresses: Vec<String>,
+
+    /// Tells agents to reach relays over WebSocket.
+    #[arg(
+        id = "networking.derp.forceWebSockets",
+        long = "derp-force-websockets",
+        env = "CODER_DERP_FORCE_WEBSOCKETS",
+        value_name = "BOOL",
+        default_value = "false",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = parse_bool
+    )]
+    pub derp_force_websockets: bool,
+
+    /// Tells agents to use relays only.
+    #[arg(
+        id = "networking.derp.blockDirect",
+        long = "block-direct-connections",
+        env = "CODER_BLOCK_DIRECT",
+        value_name = "BOOL",
+        default_value = "false",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = parse_bool
+    )]
+    pub block_direct_connections: bool,
+
+    /// How often agents report statistics; 0 is 5m.
+    #[arg(
+        id = "agentStatsRefreshInterval",
+        long = "agent-stats-refresh-interval",
+        env = "CODER_AGENT_STATS_REFRESH_INTERVAL",
+        value_name = "DURATION",
+        default_value = "30s",
+        hide = true,
+        value_parser = parse_go_duration
+    )]
+    pub agent_stats_refresh_interval: Duration,
+
+    /// Experiments to take part in; `workspace-usage` leaves counting sessions to others.
+    #[arg(
+        id = "experiments",
+        long = "experiments",
+        env = "CODER_EXPERIMENTS",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    pub experiments: Vec<String>,
+
+    /// Where logs go in human form: a path, /dev/stderr, /dev/stdout, or empty for nowhere.
+    #[arg(
+        id = "introspection.logging.humanPath",
+        long = "log-human",
+        env = "CODER_LOGGING_HUMAN",
+        value_name = "PATH",
+        default_value = "/dev/stderr"
+    )]
+    pub log_human: String,
+
+    /// Where logs go as JSON: a path, /dev/stderr, /dev/stdout, or empty for nowhere.
+    #[arg(
+        id = "introspection.logging.jsonPath",
+        long = "log-json",
+        env = "CODER_LOGGING_JSON",
+        value_name = "PATH",
+        default_value = ""
+    )]
+    pub log_json: String,
+
+    /// Regular expression for debug logs to keep, matched against `target: message`; `.*` is all.
+    #[arg(
+        id = "introspection.logging.filter",
+        short = 'l',
+        long = "log-filter",
+        env = "CODER_LOG_FILTER",
+        value_name = "REGEX"
+    )]
+    pub log_filter: Option<Regex>,
+
+    /// Serves metrics at /metrics of the address below.
+    #[arg(
+        id = "introspection.prometheus.enable",
+        long = "prometheus-enable",
+        env = "CODER_PROMETHEUS_ENABLE",
+        value_name = "BOOL",
+        default_value = "false",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = parse_bool
+    )]
+    pub prometheus_enable: bool,
+
+    /// Address to serve metrics on.
+    #[arg(
+        id = "introspection.prometheus.address",
+        long = "prometheus-address",
+        env = "CODER_PROMETHEUS_ADDRESS",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:2112",
+        value_parser = parse_listen_address
+    )]
+    pub prometheus_address: String,
+
+    /// How often sessions are looked at and their times written.
+    #[arg(
+        id = "drpcd.agentConnectionUpdateFrequency",
+        long = "agent-connection-update-frequency",
+        env = "DRPCD_AGENT_CONNECTION_UPDATE_FREQUENCY",
+        value_name = "DURATION",
+        default_value = "15s",
+        value_parser = parse_positive_duration
+    )]
+    pub agent_connection_update_frequency: Duration,
+
+    /// Silence after which a session is closed; 0 is twice the update frequency.
+    #[arg(
+        id = "drpcd.agentInactiveDisconnectTimeout",
+        long = "agent-inactive-disconnect-timeout",
+        env = "DRPCD_AGENT_INACTIVE_DISCONNECT_TIMEOUT",
+        value_name = "DURATION",
+        default_value = "0s",
+        value_parser = parse_go_duration
+    )]
+    pub agent_inactive_disconnect_timeout: Duration,
+
+    /// How often the DERP map is compared with what agents have.
+    #[arg(
+        id = "drpcd.derpMapUpdateFrequency",
+        long = "derp-map-update-frequency",
+        env = "DRPCD_DERP_MAP_UPDATE_FREQUENCY",
+        value_name = "DURATION",
+        default_value = "5s",
+        value_parser = parse_positive_duration
+    )]
+    pub derp_map_update_frequency: Duration,
+
+    /// Newest minor of API version 2 that agents may ask for.
+    #[arg(
+        id = "drpcd.apiMaxMinor",
+        long = "api-max-minor",
+        env = "DRPCD_API_MAX_MINOR",
+        value_name = "MINOR",
+        default_value_t = 8
+    )]
+    pub api_max_minor: u32,
+
+    /// Most sessions at once; 0 is unlimited.
+    #[arg(
+        id = "drpcd.maxAgentConnections",
+        long = "max-agent-connections",
+        env = "DRPCD_MAX_AGENT_CONNECTIONS",
+        value_name = "COUNT",
+        default_value_t = 0
+    )]
+    pub max_agent_connections: usize,
+
+    /// How long a shutdown may take to write what is queued.
+    #[arg(
+        id = "drpcd.shutdownGrace",
+        long = "shutdown-grace",
+        env = "DRPCD_SHUTDOWN_GRACE",
+        value_name = "DURATION",
+        default_value = "10s",
+        value_parser = parse_go_duration
+    )]
+    pub shutdown_grace: Duration,
+
+    /// Time over which a shutdown spreads the closing of sessions.
+    #[arg(
+        id = "drpcd.drainTime",
+        long = "drain-time",
+        env = "DRPCD_DRAIN_TIME",
+        value_name = "DURATION",
+        default_value = "0s",
+        value_parser = parse_go_duration
+    )]
+    pub drain_time: Duration,
+
+    /// How long an agent's call waits for a store that is away.
+    #[arg(
+        id = "drpcd.storeWait",
+        long = "store-wait",
+        env = "DRPCD_STORE_WAIT",
+        value_name = "DURATION",
+        default_value = "15m",
+        value_parser = parse_go_duration
+    )]
+    pub store_wait: Duration,
+}
+
+impl Config {
+    /// The defaults, whatever the environment says.
+    pub fn with_defaults(data_dir: impl Into<PathBuf>) -> Self {
+        layers::defaults(data_dir.into())
+    }
+
+    /// The access URL, or the one that follows from the address listened on: an unspecified host becomes 127.0.0.1.
+    pub fn access_url_for(&self, listening: SocketAddr) -> Url {
+        self.common
+            .access_url
+            .clone()
+            .unwrap_or_else(|| default_access_url(listening))
+    }
+}
+
+/// `http://` and the address, with 127.0.0.1 for an unspecified host.
+fn default_access_url(mut listening: SocketAddr) -> Url {
+    if listening.ip().is_unspecified() {
+        listening.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    }
+    #[expect(
+        clippy::expect_used,
+        reason = "a socket address after `http://` is always a URL"
+    )]
+    Url::parse(&format!("http://{listening}")).expect("socket addresses form URLs")
+}
+
+/// The access URL that a bare `seed` prints: that of a server with default settings.
+pub fn bare_access_url() -> Url {
+    default_access_url(SocketAddr::from(([127, 0, 0, 1], 3000)))
+}
+
+fn parse_access_url(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|error| error.to_string())?;
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+        return Err("must be an http or https URL".to_owned());
+    }
+    Ok(url)
+}
+
+/// Go's form: `host:port`, `[v6]:port`, or `:port` for every address of the machine.
+fn parse_listen_address(text: &str) -> Result<String, String> {
+    let (_, port) = text.rsplit_once(':').ok_or("must be HOST:PORT")?;
+    port.parse::<u16>()
+        .map_err(|_| "the port must be a number from 0 to 65535")?;
+    Ok(text.to_owned())
+}
+
+fn parse_wildcard(text: &str) -> Result<String, String> {
+    if text.starts_with('*') && text.contains('.') && !text.contains('/') {
+        Ok(text.to_owned())
+    } else {
+        Err("must be of the form *.example.com".to_owned())
+    }
+}
+
+fn parse_positive_duration(text: &str) -> Result<Duration, String> {
+    match parse_go_duration(text) {
+        Ok(Duration::ZERO) => Err("must be longer than 0".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// What Go's `strconv.ParseBool` takes.
+fn parse_bool(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("must be true or false".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,162 @@
+use super::*;
+
+use clap::{Command, FromArgMatches as _};
+
+#[derive(clap::Subcommand, Debug)]
+enum Verb {
+    Server(Box<Config>),
+}
+
+fn command() -> Command {
+    use clap::Subcommand as _;
+    Verb::augment_subcommands(Command::new("drpcd").no_binary_name(true))
+}
+
+fn parse(file: Option<&str>, flags: &[&str]) -> Result<Config, String> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("drpcd.yaml");
+    let file = file.map(|text| {
+        std::fs::write(&path, text).unwrap();
+        ConfigFile::read(&path).map_err(|error| error.to_string())
+    });
+    let file = file.transpose()?;
+    let command = layer(command(), file.as_ref()).map_err(|error| error.to_string())?;
+    let args = ["server"].iter().chain(flags);
+    let matches = command
+        .clone()
+        .try_get_matches_from(args)
+        .map_err(|error| describe(&error, &command, file.as_ref()).unwrap_or_else(|| error.to_string()))?;
+    let matches = matches.subcommand_matches("server").unwrap();
+    Ok(Config::from_arg_matches(matches).unwrap())
+}
+
+#[test]
+fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
+    let file = "networking:\n  http:\n    httpAddress: 127.0.0.1:1\ndrpcd:\n  dataDir: /from/file\n";
+    let config = parse(Some(file), &[]).unwrap();
+    assert_eq!(config.http_address, "127.0.0.1:1");
+    assert_eq!(config.common.data_dir, PathBuf::from("/from/file"));
+    let config = parse(Some(file), &["--http-address", "127.0.0.1:2"]).unwrap();
+    assert_eq!(config.http_address, "127.0.0.1:2");
+    assert_eq!(
+        parse(None, &["--data-dir", "/d"]).unwrap().http_address,
+        "127.0.0.1:3000"
+    );
+}
+
+#[test]
+fn lists_numbers_and_flags_of_the_file_are_read() {
+    let file = "experiments: [a, b]\nnetworking: {derp: {blockDirect: true, stunAddresses: [s:1]}}\n\
+                drpcd: {dataDir: /d, drainTime: 1m, apiMaxMinor: 11}\n";
+    let config = parse(Some(file), &["--derp-force-websockets"]).unwrap();
+    assert_eq!(config.experiments, ["a", "b"]);
+    assert_eq!(config.api_max_minor, 11);
+    assert_eq!(config.derp_server_stun_addresses, ["s:1"]);
+    assert!(config.block_direct_connections && config.derp_force_websockets);
+    assert_eq!(config.drain_time, Duration::from_secs(60));
+}
+
+#[test]
+fn an_unknown_key_is_named() {
+    for (file, key) in [
+        (
+            "networking: {http: {httpAdress: x}}",
+            "networking.http.httpAdress",
+        ),
+        ("nonsense: 1", "nonsense"),
+        ("config: other.yaml", "config"),
+    ] {
+        let error = parse(Some(file), &["--data-dir", "/d"]).unwrap_err();
+        assert!(error.ends_with(&format!("unknown key {key}")), "{error}");
+    }
+}
+
+#[test]
+fn a_bad_value_is_shown_with_its_flag_variable_and_key() {
+    let error = parse(Some("drpcd: {dataDir: /d, drainTime: soon}"), &[]).unwrap_err();
+    assert!(error.starts_with(
+        "invalid value \"soon\" for --drain-time (env DRPCD_DRAIN_TIME, key drpcd.drainTime of /"
+    ));
+    assert!(error.ends_with("write it like 30s, 1h30m or 500ms"), "{error}");
+    let error = parse(None, &["--data-dir", "/d", "--sqlite-synchronous", "off"]).unwrap_err();
+    assert_eq!(
+        error,
+        "invalid value \"off\" for --sqlite-synchronous (env DRPCD_SQLITE_SYNCHRONOUS): must be one of normal, full"
+    );
+    let error = parse(None, &[]).unwrap_err();
+    assert_eq!(error, "missing --data-dir (env DRPCD_DATA_DIR)");
+}
+
+#[test]
+fn values_of_the_wrong_form_are_refused() {
+    for (flag, value) in [
+        ("--access-url", "ftp://example.com"),
+        ("--access-url", "example.com"),
+        ("--http-address", "127.0.0.1"),
+        ("--http-address", "127.0.0.1:99999"),
+        ("--wildcard-access-url", "example.com"),
+        ("--agent-connection-update-frequency", "0s"),
+        ("--api-max-minor", "-1"),
+        ("--log-filter", "("),
+        ("--max-agent-connections", "many"),
+    ] {
+        let error = parse(None, &["--data-dir", "/d", &format!("{flag}={value}")]).unwrap_err();
+        assert!(
+            error.starts_with(&format!("invalid value {value:?} for {flag} (env ")),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn yaml_that_is_no_mapping_is_refused() {
+    for file in [
+        "- a\n",
+        "just text",
+        "a: [",
+        "a: {b: 1, b: 2}",
+        "experiments: [{a: 1}]",
+    ] {
+        assert!(parse(Some(file), &["--data-dir", "/d"]).is_err(), "{file}");
+    }
+    assert!(parse(Some("# nothing\n"), &["--data-dir", "/d"]).is_ok());
+    assert!(parse(Some(""), &["--data-dir", "/d"]).is_ok());
+}
+
+#[test]
+fn defaults_are_those_of_the_specification() {
+    let config = Config::with_defaults("/d");
+    assert_eq!(config.agent_connection_update_frequency, Duration::from_secs(15));
+    assert_eq!(config.store_wait, Duration::from_secs(15 * 60));
+    assert_eq!(config.shutdown_grace, Duration::from_secs(10));
+    assert_eq!(config.api_max_minor, 8);
+    assert!(!config.block_direct_connections);
+}
+
+#[test]
+fn the_access_url_follows_the_listening_address() {
+    let mut config = Config::with_defaults("/d");
+    for (address, url) in [
+        ("0.0.0.0:80", "http://127.0.0.1/"),
+        ("[::]:3001", "http://127.0.0.1:3001/"),
+        ("10.0.0.1:3000", "http://10.0.0.1:3000/"),
+    ] {
+        assert_eq!(config.access_url_for(address.parse().unwrap()).as_str(), url);
+    }
+    config.common.access_url = Some(Url::parse("https://coder.example.com").unwrap());
+    assert_eq!(
+        config.access_url_for("0.0.0.0:80".parse().unwrap()).as_str(),
+        "https://coder.example.com/"
+    );
+    assert_eq!(bare_access_url().as_str(), "http://127.0.0.1:3000/");
+}
+
+#[test]
+fn every_setting_has_a_flag_and_an_environment_variable() {
+    for arg in Config::augment_args(Command::new("drpcd")).get_arguments() {
+        assert!(
+            arg.get_long().is_some() && arg.get_env().is_some() && arg.get_help().is_some(),
+            "{arg}"
+        );
+    }
+}

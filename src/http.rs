@@ -1,0 +1,168 @@
+//! HTTP and WebSocket: everything between an accepted connection and a byte pipe to a known agent.
+//!
+//! Owns routes, authentication of requests, the upgrade, and the forms of answers. Must never run a call or touch a
+//! row: the store is asked through a [`SessionHost`], which also takes over each pipe. No other module knows HTTP or
+//! WebSocket.
+
+mod auth;
+mod error;
+mod health;
+mod listener;
+mod query;
+mod rpc;
+mod upgrade;
+mod version;
+mod websocket;
+
+use std::fmt;
+use std::future::Future;
+use std::sync::{Arc, OnceLock};
+
+use axum::Router;
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::middleware::map_response;
+use axum::response::Response;
+use axum::routing::{any, get};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use error::ApiError;
+pub use health::BUILD_VERSION;
+pub use listener::Listener;
+pub use websocket::WebSocketPipe;
+
+use crate::clock::Clock;
+use crate::ids::AgentToken;
+use crate::store::{Authenticated, StoreError};
+
+/// Sent with every answer, as the original does.
+const BUILD_VERSION_HEADER: HeaderName = HeaderName::from_static("x-coder-build-version");
+
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The rest of the server, as the routes see it.
+pub trait SessionHost: Send + Sync + 'static {
+    /// Finds the agent of a token, if it may connect now.
+    fn authenticate(
+        &self,
+        token: &AgentToken,
+    ) -> impl Future<Output = Result<Option<Authenticated>, StoreError>> + Send;
+
+    /// Whether the store answers.
+    fn ping(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Takes over a session. What is returned is spawned as a task of its own and is the whole session; the session
+    /// counts as live from the call on.
+    fn serve(
+        &self,
+        session: NewSession,
+        pipe: WebSocketPipe<TcpStream>,
+    ) -> impl Future<Output = ()> + Send + 'static;
+
+    /// A handshake was answered with `error`.
+    fn refused(&self, error: &ApiError);
+}
+
+/// A session whose handshake is done.
+#[derive(Debug)]
+pub struct NewSession {
+    /// Who it is.
+    pub authenticated: Authenticated,
+    /// The version that it asked for, as it wrote it; `2.0` when it did not.
+    pub api_version: String,
+    /// The query parameter `role`.
+    pub role: Option<String>,
+}
+
+/// What the routes share.
+pub struct App<H> {
+    /// Empty until the store is open.
+    host: OnceLock<H>,
+    clock: Clock,
+    /// Newest minor that agents may ask for.
+    api_max_minor: u32,
+    /// Room for sessions; a handshake takes its place before anything else.
+    room: Arc<Semaphore>,
+    /// No new sessions from here on.
+    stopping: CancellationToken,
+    /// Handshakes at work.
+    handshakes: TaskTracker,
+}
+
+impl<H> fmt::Debug for App<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("App")
+            .field("open", &self.host.get().is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<H: SessionHost> App<H> {
+    /// Routes that are alive but not ready. `max_sessions` of 0 is unlimited.
+    pub fn new(clock: Clock, api_max_minor: u32, max_sessions: usize) -> Self {
+        let places = if max_sessions == 0 {
+            Semaphore::MAX_PERMITS
+        } else {
+            max_sessions
+        };
+        Self {
+            host: OnceLock::new(),
+            clock,
+            api_max_minor,
+            room: Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS))),
+            stopping: CancellationToken::new(),
+            handshakes: TaskTracker::new(),
+        }
+    }
+
+    /// Lets agents in. Only the first call has an effect.
+    pub fn open(&self, host: H) {
+        let _ = self.host.set(host);
+    }
+
+    /// Lets no more agents in, and waits for handshakes at work: afterwards no session begins.
+    pub async fn close(&self) {
+        self.stopping.cancel();
+        self.handshakes.close();
+        self.handshakes.wait().await;
+    }
+
+    /// The host, while agents may come.
+    fn host(&self) -> Option<&H> {
+        self.host.get().filter(|_| !self.stopping.is_cancelled())
+    }
+}
+
+/// All routes.
+pub fn router<H: SessionHost>(app: Arc<App<H>>) -> Router {
+    Router::new()
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz::<H>))
+        .route("/api/v2/buildinfo", get(health::buildinfo::<H>))
+        // Every method: authentication comes before the check of the method.
+        .route("/api/v2/workspaceagents/me/rpc", any(rpc::handshake::<H>))
+        .fallback(error::route_not_found)
+        .layer(map_response(stamp))
+        .with_state(app)
+}
+
+/// The one route of the metrics address.
+pub fn metrics_router(text: impl Fn() -> String + Clone + Send + Sync + 'static) -> Router {
+    let metrics = move || {
+        let body = text();
+        async move { ([(header::CONTENT_TYPE, OPEN_METRICS)], body) }
+    };
+    Router::new().route("/metrics", get(metrics))
+}
+
+async fn stamp(mut response: Response) -> Response {
+    response
+        .headers_mut()
+        .insert(BUILD_VERSION_HEADER, HeaderValue::from_static(BUILD_VERSION));
+    response
+}
+
+#[cfg(test)]
+mod tests;

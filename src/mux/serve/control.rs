@@ -1,0 +1,111 @@
+//! The handle by which the rest of the server watches and ends a session.
+
+use std::borrow::Cow;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use crate::clock::{Clock, Instant};
+use crate::mux::wakeup::Wakeup;
+
+/// A session, seen from outside. Cheap to clone; outlives the session without harm.
+#[derive(Clone, Debug)]
+pub struct Control(Arc<Shared>);
+
+/// Who wants a session to end, and so what its peer is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseCause {
+    /// This session is to end: close 1000, as the original's monitor does it.
+    Requested,
+    /// The server goes away: close 1001.
+    Draining,
+}
+
+/// What a session's task, its calls and its observers share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) wakeup: Wakeup,
+    /// Bytes that calls have written and the session has not yet taken.
+    pub(super) queued: AtomicUsize,
+    close: OnceLock<(CloseCause, Cow<'static, str>)>,
+    ping: AtomicBool,
+    since: Instant,
+    /// Milliseconds after `since`.
+    last_received: AtomicU64,
+}
+
+impl Control {
+    /// A handle for a session that is about to be served.
+    pub fn new(clock: &Clock) -> Self {
+        Self(Arc::new(Shared {
+            wakeup: Wakeup::default(),
+            queued: AtomicUsize::new(0),
+            close: OnceLock::new(),
+            ping: AtomicBool::new(false),
+            since: clock.monotonic(),
+            last_received: AtomicU64::new(0),
+        }))
+    }
+
+    /// Ends the session. The first call wins; later ones change nothing.
+    ///
+    /// `reason` is for this side: peers are told no reason, as in the original.
+    pub fn close(&self, cause: CloseCause, reason: impl Into<Cow<'static, str>>) {
+        if self.0.close.set((cause, reason.into())).is_ok() {
+            self.0.wakeup.poke();
+        }
+    }
+
+    /// When the peer was last heard of, pongs included; when the handle was made, before that. To the millisecond.
+    pub fn last_received(&self) -> Instant {
+        self.0.since + Duration::from_millis(self.0.last_received.load(Ordering::Relaxed))
+    }
+
+    /// Asks the peer for a sign of life, which [`Control::last_received`] will show.
+    pub fn ping(&self) {
+        self.0.ping.store(true, Ordering::Relaxed);
+        self.0.wakeup.poke();
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.0
+    }
+}
+
+impl Shared {
+    pub(super) fn received(&self, now: Instant) {
+        let millis = now.saturating_duration_since(self.since).as_millis();
+        self.last_received
+            .store(u64::try_from(millis).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub(super) fn close_requested(&self) -> Option<&(CloseCause, Cow<'static, str>)> {
+        self.close.get()
+    }
+
+    pub(super) fn ping_requested(&self) -> bool {
+        self.ping.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn pinged(&self) {
+        self.ping.store(false, Ordering::Relaxed);
+    }
+}
+
+/// What tests of the control's users do in a session's stead.
+#[cfg(test)]
+impl Control {
+    pub(crate) fn hear(&self, clock: &Clock) {
+        self.0.received(clock.monotonic());
+    }
+
+    pub(crate) fn wants_ping(&self) -> bool {
+        self.0.ping_requested()
+    }
+
+    pub(crate) fn requested_close(&self) -> Option<(CloseCause, String)> {
+        self.0
+            .close_requested()
+            .map(|(cause, reason)| (*cause, reason.to_string()))
+    }
+}

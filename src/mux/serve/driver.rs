@@ -1,0 +1,631 @@
+//! The session's task: moves bytes between the pipe, the session and its calls, and polls the handlers.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::cell::Reader;
+use super::control::{Control, Shared};
+use super::slot::{Panicked, Returned, Running, Slot, Stage, guard};
+use super::timer::{Alarm, Timer};
+use super::{
+    ACK_BACKLOG, ACK_DELAY, DRAIN_LIMIT, READS_PER_TURN, SEND_BUFFER, SEND_TURN, SESSION_RECEIVE_BUFFER,
+    SESSION_SEND_BUFFER, SessionEnd, TURNS,
+};
+use crate::clock::Clock;
+use crate::mux::call::Event as CallEvent;
+use crate::mux::error::{Status, TransportError};
+use crate::mux::metadata::Metadata;
+use crate::mux::pipe::{Pipe, PipeError};
+use crate::mux::registry::{Method, Outcome, Registry};
+use crate::mux::session::{Event, Role, Session, StreamId, StreamMap};
+
+pub(super) struct Driver<'r, S, P> {
+    pipe: P,
+    session: Session,
+    slots: StreamMap<Slot<'r, S>>,
+    registry: &'r Registry<S>,
+    context: S,
+    shared: Arc<Shared>,
+    clock: Clock,
+    timer: Timer,
+    /// Calls that are being looked at in this turn.
+    ready: Vec<StreamId>,
+    /// Streams that wait for room in the session's output, in the order of their turns.
+    waiting_for_room: VecDeque<StreamId>,
+    /// Streams whose next call waits until less output is queued.
+    waiting_to_begin: VecDeque<StreamId>,
+    /// Where a call's last frames are put together before they go out.
+    scratch: BytesMut,
+    /// Bytes of input that all streams held when last looked at.
+    held: usize,
+    /// Bytes were given to the pipe since it was last flushed.
+    unflushed: bool,
+    /// How the input ended, to be told once all that came before it is dealt with.
+    end: Option<SessionEnd>,
+}
+
+impl<'r, S, P> Driver<'r, S, P>
+where
+    S: Send + 'static,
+    P: Pipe,
+{
+    pub(super) fn new(
+        pipe: P,
+        registry: &'r Registry<S>,
+        context: S,
+        control: &Control,
+        clock: Clock,
+    ) -> Self {
+        Self {
+            pipe,
+            session: Session::new(Role::Server),
+            slots: StreamMap::new(),
+            registry,
+            context,
+            shared: Arc::clone(control.shared()),
+            clock,
+            timer: Timer::default(),
+            ready: Vec::new(),
+            waiting_for_room: VecDeque::new(),
+            waiting_to_begin: VecDeque::new(),
+            scratch: BytesMut::new(),
+            held: 0,
+            unflushed: false,
+            end: None,
+        }
+    }
+
+    pub(super) fn pipe(&mut self) -> &mut P {
+        &mut self.pipe
+    }
+
+    /// One wake-up: reads, works, writes, until nothing moves any more.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<SessionEnd> {
+        self.shared.wakeup.begin(cx.waker());
+        for _ in 0..TURNS {
+            if let Some((cause, reason)) = self.shared.close_requested() {
+                return Poll::Ready(SessionEnd::Closed {
+                    cause: *cause,
+                    reason: reason.clone(),
+                });
+            }
+            let all_read = self.poll_read(cx);
+            self.run_ready();
+            if let Some(end) = self.end.take() {
+                return Poll::Ready(end);
+            }
+            self.acknowledge();
+            self.poll_timer(cx);
+            self.poll_ping(cx);
+            if let Poll::Ready(Err(error)) = self.poll_write(cx) {
+                return Poll::Ready(self.write_failed(cx, error));
+            }
+            if all_read && self.shared.wakeup.sleep() {
+                self.release_buffers();
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Reads what there is, up to a turn's worth. False when there may be more.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> bool {
+        for _ in 0..READS_PER_TURN {
+            if self.end.is_some() || self.session.is_flooded() {
+                return true;
+            }
+            match self.pipe.poll_recv(cx) {
+                Poll::Pending => return true,
+                Poll::Ready(Some(Ok(chunk))) => {
+                    self.shared.received(self.clock.monotonic());
+                    self.on_chunk(chunk);
+                }
+                Poll::Ready(Some(Err(error))) => self.end = Some(SessionEnd::Failed(error.into())),
+                Poll::Ready(None) if self.session.is_mid_frame() => {
+                    self.end = Some(SessionEnd::Failed(PipeError::UnexpectedEof.into()));
+                }
+                Poll::Ready(None) => self.end = Some(SessionEnd::PeerLeft),
+            }
+        }
+        false
+    }
+
+    fn on_chunk(&mut self, chunk: Bytes) {
+        self.session.on_bytes(chunk);
+        while let Some(event) = self.session.poll_event() {
+            match event {
+                Event::Opened(id) => self.slots.insert(id, Slot::new(id, &self.shared)),
+                Event::Data(id, data) => self.on_data(id, data),
+                Event::Writable(id) => self.flush(id),
+                Event::Fin(id) => self.on_fin(id),
+                Event::Reset(id) => self.abort(id, TransportError::Reset),
+                // Ours is the side that opens no streams.
+                Event::GoAway => {}
+                Event::Fatal(error) => self.end = Some(SessionEnd::Failed(error.into())),
+            }
+        }
+    }
+
+    fn on_data(&mut self, id: StreamId, data: Bytes) {
+        let Some(slot) = self.slots.get_mut(id) else {
+            return;
+        };
+        if slot.ended {
+            self.session.consumed(id, data.len());
+            return;
+        }
+        slot.uncredited += data.len();
+        slot.cell.lock().transport.on_bytes(data);
+        self.advance(id);
+        if self.held > SESSION_RECEIVE_BUFFER && self.recount_held() > SESSION_RECEIVE_BUFFER {
+            tracing::warn!(%id, "too much unread input in one session; stream reset");
+            self.session.reset(id);
+            self.abort(id, TransportError::Reset);
+        }
+    }
+
+    fn on_fin(&mut self, id: StreamId) {
+        let Some(slot) = self.slots.get_mut(id) else {
+            return;
+        };
+        slot.peer_done = true;
+        if !slot.ended {
+            slot.cell.lock().transport.on_end(TransportError::Eof);
+            // Nobody will read what it wants to send.
+            slot.cell.wake_sender();
+            self.timer.arm(Alarm::Linger, &self.clock, DRAIN_LIMIT);
+            self.advance(id);
+        }
+        self.forget_if_closed(id);
+    }
+
+    /// Deals with everything that has come on a stream, as far as the handler lets it.
+    fn advance(&mut self, id: StreamId) {
+        while let Some(slot) = self.slots.get_mut(id) {
+            let Some(event) = slot.cell.lock().next_event() else {
+                slot.cell.wake_receiver();
+                break;
+            };
+            match event {
+                CallEvent::Invoke { .. }
+                    if self.shared.queued.load(Ordering::Relaxed) >= SESSION_SEND_BUFFER =>
+                {
+                    slot.cell.lock().next = Some(event);
+                    self.waiting_to_begin.push_back(id);
+                    break;
+                }
+                CallEvent::Invoke { path, metadata } => self.invoke(id, &path, metadata),
+                CallEvent::Message(request) => self.start(id, Some(request)),
+                CallEvent::HalfClosed => self.finish(id, Ok(Err(Status::eof()))),
+                CallEvent::Cancelled => self.cancel(id),
+                CallEvent::Ended(why) => {
+                    self.cancel(id);
+                    self.transport_ended(id, &why);
+                    self.session.fin(id);
+                    break;
+                }
+            }
+        }
+        self.credit(id);
+    }
+
+    fn invoke(&mut self, id: StreamId, path: &[u8], metadata: Metadata) {
+        let Some(slot) = self.slots.get_mut(id) else {
+            return;
+        };
+        slot.lingered = 0;
+        match self.registry.lookup(path) {
+            Err(status) => {
+                slot.cell.lock().drop_messages();
+                self.finish(id, Ok(Err(status)));
+            }
+            Ok(method) => {
+                slot.stage = Stage::AwaitsRequest(method, metadata);
+                if method.shape().takes_one_request() {
+                    slot.cell.lock().reader = Reader::Session;
+                } else {
+                    self.start(id, None);
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, id: StreamId, request: Option<Bytes>) {
+        let Some(slot) = self.slots.get_mut(id) else {
+            return;
+        };
+        let Stage::AwaitsRequest(method, metadata) = std::mem::replace(&mut slot.stage, Stage::Idle) else {
+            return;
+        };
+        slot.cell.lock().drop_messages();
+        let started = self.clock.monotonic();
+        let cell = &slot.cell;
+        let handler = guard(|| {
+            self.registry
+                .start(method, &self.context, &metadata, request, || cell.begin_stream())
+        });
+        match handler {
+            Ok(Ok(handler)) => {
+                if method.shape().takes_one_request() {
+                    slot.cell.lock().drop_messages();
+                }
+                slot.stage = Stage::Running(Running {
+                    method,
+                    handler,
+                    started,
+                });
+                self.poll_handler(id);
+            }
+            Ok(Err(status)) => self.finish(id, Ok(Err(status))),
+            Err(panicked) => {
+                report_panic(method);
+                self.finish(id, Err(panicked));
+            }
+        }
+    }
+
+    fn poll_handler(&mut self, id: StreamId) {
+        let Some(slot) = self.slots.get_mut(id) else {
+            return;
+        };
+        match slot.poll_handler() {
+            Poll::Ready(returned) => self.finish(id, returned),
+            Poll::Pending => self.flush(id),
+        }
+    }
+
+    /// Ends a call with what its handler returned, or with an error in place of a handler.
+    fn finish(&mut self, id: StreamId, returned: Returned) {
+        let Some(slot) = self.slots.get_mut(id) else {
+            return;
+        };
+        // An error that the peer will not get: the call ended before its handler.
+        let over = slot.cell.lock().transport.is_terminated();
+        if let Some((method, started)) = slot.drop_handler() {
+            let outcome = match &returned {
+                Ok(Ok(_)) => Outcome::Done,
+                Ok(Err(_)) if over => Outcome::Cancelled,
+                Ok(Err(status)) => Outcome::Failed(status.clone()),
+                Err(Panicked) => {
+                    report_panic(method);
+                    Outcome::Panicked
+                }
+            };
+            self.registry
+                .finished(method, &self.context, &outcome, self.clock.monotonic() - started);
+        }
+        slot.cell.end_call();
+        slot.served = true;
+        let result = returned.unwrap_or_else(|panicked| Err(panicked.into()));
+        let mut guard = slot.cell.lock();
+        let state = &mut *guard;
+        if state.out.is_empty() {
+            std::mem::swap(&mut state.out, &mut self.scratch);
+        }
+        let before = state.out.len();
+        state.transport.finish(result, &mut state.out);
+        self.shared
+            .queued
+            .fetch_add(state.out.len() - before, Ordering::Relaxed);
+        drop(guard);
+        if !slot.peer_done {
+            self.timer.arm(Alarm::Linger, &self.clock, DRAIN_LIMIT);
+        }
+        self.flush(id);
+    }
+
+    /// Ends a call whose peer wants no result: the handler sees why in one last poll, and is dropped.
+    fn cancel(&mut self, id: StreamId) {
+        let Some(slot) = self.slots.get_mut(id) else {
+            return;
+        };
+        let returned = slot.poll_handler();
+        if let Some((method, started)) = slot.drop_handler() {
+            let outcome = match returned {
+                Poll::Ready(Ok(Ok(_))) => Outcome::Done,
+                Poll::Ready(Err(Panicked)) => {
+                    report_panic(method);
+                    Outcome::Panicked
+                }
+                Poll::Ready(Ok(Err(_))) | Poll::Pending => Outcome::Cancelled,
+            };
+            self.registry
+                .finished(method, &self.context, &outcome, self.clock.monotonic() - started);
+        }
+        slot.cell.end_call();
+        slot.cell.lock().transport.handler_returned();
+        slot.served = true;
+        self.timer.arm(Alarm::Linger, &self.clock, DRAIN_LIMIT);
+    }
+
+    /// Nothing more is read from or written to a stream; what runs on it was cancelled.
+    fn transport_ended(&mut self, id: StreamId, why: &TransportError) {
+        let Some(slot) = self.slots.get_mut(id) else {
+            return;
+        };
+        slot.ended = true;
+        self.drop_output(id);
+        if why.is_logged() {
+            tracing::debug!(error = %why, "drpc server error");
+        }
+    }
+
+    fn drop_output(&mut self, id: StreamId) {
+        if let Some(slot) = self.slots.get_mut(id) {
+            let out = std::mem::take(&mut slot.cell.lock().out);
+            self.shared.queued.fetch_sub(out.len(), Ordering::Relaxed);
+        }
+    }
+
+    /// Ends a stream at once. What it had not read is lost.
+    fn abort(&mut self, id: StreamId, why: TransportError) {
+        if let Some(slot) = self.slots.get_mut(id)
+            && !slot.ended
+        {
+            let why = slot.cell.lock().abort(why);
+            self.cancel(id);
+            self.transport_ended(id, &why);
+        }
+        self.forget_if_closed(id);
+    }
+
+    fn forget_if_closed(&mut self, id: StreamId) {
+        if !self.session.contains(id)
+            && let Some(slot) = self.slots.remove(id)
+        {
+            self.held -= slot.held;
+        }
+    }
+
+    /// Ends all calls, because the session is over.
+    pub(super) fn end_calls(&mut self, end: &SessionEnd) {
+        let closed = matches!(end, SessionEnd::Closed { .. });
+        for id in self.ids() {
+            // A session that failed is one event, which its caller logs; not one for each of its calls.
+            self.abort(
+                id,
+                if closed {
+                    TransportError::Canceled
+                } else {
+                    TransportError::Eof
+                },
+            );
+            if closed {
+                self.session.fin(id);
+            }
+        }
+    }
+
+    fn ids(&self) -> Vec<StreamId> {
+        (0..self.slots.len())
+            .map_while(|index| self.slots.id_at(index))
+            .collect()
+    }
+
+    /// Grants the credit of input that was dealt with since the last time.
+    fn credit(&mut self, id: StreamId) {
+        let Some(slot) = self.slots.get_mut(id) else {
+            return;
+        };
+        let state = slot.cell.lock();
+        let (unread, held) = (state.unread(), state.held());
+        drop(state);
+        self.held = self.held + held - slot.held;
+        slot.held = held;
+        if unread < slot.uncredited {
+            self.session.consumed(id, slot.uncredited - unread);
+            slot.uncredited = unread;
+        }
+    }
+
+    /// Handlers may have read since their streams were last looked at.
+    fn recount_held(&mut self) -> usize {
+        for id in self.ids() {
+            self.credit(id);
+        }
+        self.held
+    }
+
+    /// Looks at the calls that have something to do, and at those that come up while it does.
+    fn run_ready(&mut self) {
+        for _ in 0..TURNS {
+            if !self.waiting_to_begin.is_empty()
+                && self.shared.queued.load(Ordering::Relaxed) < SESSION_SEND_BUFFER
+            {
+                for id in std::mem::take(&mut self.waiting_to_begin) {
+                    self.advance(id);
+                }
+            }
+            let mut ready = std::mem::take(&mut self.ready);
+            self.shared.wakeup.take(&mut ready);
+            if ready.is_empty() {
+                return;
+            }
+            for id in ready.drain(..) {
+                self.visit(id);
+            }
+            self.ready = ready;
+        }
+    }
+
+    fn visit(&mut self, id: StreamId) {
+        let Some(slot) = self.slots.get_mut(id) else {
+            return;
+        };
+        let woken = slot.cell.attend();
+        if slot.ended {
+            return;
+        }
+        if woken {
+            self.poll_handler(id);
+        } else {
+            self.flush(id);
+        }
+        self.advance(id);
+        self.forget_if_closed(id);
+    }
+
+    /// Moves a turn's worth of a call's frames into the session's output, as far as credit and room allow.
+    fn flush(&mut self, id: StreamId) {
+        let Some(slot) = self.slots.get_mut(id) else {
+            return;
+        };
+        let mut state = slot.cell.lock();
+        if state.out.is_empty() {
+            return;
+        }
+        let len = self.session.sendable(id).min(state.out.len()).min(SEND_TURN);
+        if len > 0 {
+            self.session
+                .write_data(id, len, |output| output.extend_from_slice(&state.out[..len]));
+            self.shared.queued.fetch_sub(len, Ordering::Relaxed);
+        }
+        if len == state.out.len() {
+            let mut emptied = std::mem::take(&mut state.out);
+            emptied.clear();
+            if emptied.capacity() <= SEND_BUFFER {
+                self.scratch = emptied;
+            }
+        } else {
+            state.out.advance(len);
+            if self.session.has_credit(id) && !std::mem::replace(&mut slot.waits_for_room, true) {
+                self.waiting_for_room.push_back(id);
+            }
+        }
+        let has_room = state.out.len() < SEND_BUFFER;
+        drop(state);
+        if has_room {
+            slot.cell.wake_sender();
+        }
+    }
+
+    /// Gives each stream that waits for room its turn.
+    fn flush_waiting(&mut self) {
+        for _ in 0..self.waiting_for_room.len() {
+            let Some(id) = self.waiting_for_room.pop_front() else {
+                return;
+            };
+            if let Some(slot) = self.slots.get_mut(id) {
+                slot.waits_for_room = false;
+                self.flush(id);
+            }
+        }
+    }
+
+    /// Sends what is to be sent. Ready when all of it is with the operating system.
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PipeError>> {
+        loop {
+            while !self.session.output().is_empty() {
+                match self.pipe.poll_send(cx, self.session.output()) {
+                    Poll::Ready(Ok(())) => self.unflushed = true,
+                    other => return other,
+                }
+            }
+            self.flush_waiting();
+            if self.session.output().is_empty() {
+                break;
+            }
+        }
+        if self.unflushed {
+            match self.pipe.poll_flush(cx) {
+                Poll::Ready(Ok(())) => self.unflushed = false,
+                other => return other,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// A peer that left in good order is no failure, even if a write notices it first.
+    fn write_failed(&mut self, cx: &mut Context<'_>, error: PipeError) -> SessionEnd {
+        self.poll_read(cx);
+        self.run_ready();
+        match self.end.take() {
+            Some(SessionEnd::PeerLeft) => SessionEnd::PeerLeft,
+            _ => SessionEnd::Failed(error.into()),
+        }
+    }
+
+    /// Sees to it that streams are acknowledged soon. Most are, by the time this is asked, by their reply.
+    fn acknowledge(&mut self) {
+        match self.session.unacked() {
+            0 => {}
+            ACK_BACKLOG.. => self.session.ack_all(),
+            _ => self.timer.arm(Alarm::Ack, &self.clock, ACK_DELAY),
+        }
+    }
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>) {
+        while let Poll::Ready(alarm) = self.timer.poll(cx, &self.clock) {
+            match alarm {
+                Alarm::Ack => self.session.ack_all(),
+                Alarm::Linger => self.give_up_lingering(),
+            }
+        }
+    }
+
+    /// Closes, and at last resets, streams in which only one side still has an interest.
+    fn give_up_lingering(&mut self) {
+        let mut any = false;
+        for id in self.ids() {
+            let Some(slot) = self.slots.get_mut(id) else {
+                continue;
+            };
+            if !slot.is_lingering() {
+                slot.lingered = 0;
+                continue;
+            }
+            any = true;
+            slot.lingered = slot.lingered.saturating_add(1);
+            match slot.lingered {
+                0 | 1 => {}
+                2 => {
+                    self.session.fin(id);
+                    self.abort(id, TransportError::Eof);
+                }
+                _ => {
+                    self.session.reset(id);
+                    self.abort(id, TransportError::Eof);
+                }
+            }
+        }
+        if any {
+            self.timer.arm(Alarm::Linger, &self.clock, DRAIN_LIMIT);
+        }
+    }
+
+    fn poll_ping(&mut self, cx: &mut Context<'_>) {
+        if !self.shared.ping_requested() {
+            return;
+        }
+        match self.pipe.poll_ping(cx) {
+            Poll::Pending => return,
+            Poll::Ready(Ok(true)) => self.unflushed = true,
+            Poll::Ready(Ok(false)) => self.session.ping(),
+            // A broken pipe shows when it is read.
+            Poll::Ready(Err(error)) => tracing::trace!(%error, "ping failed"),
+        }
+        self.shared.pinged();
+    }
+
+    /// An idle session holds no buffers.
+    fn release_buffers(&mut self) {
+        self.session.release_output();
+        self.ready = Vec::new();
+        self.scratch = BytesMut::new();
+        if self.waiting_for_room.is_empty() {
+            self.waiting_for_room = VecDeque::new();
+        }
+        if self.waiting_to_begin.is_empty() {
+            self.waiting_to_begin = VecDeque::new();
+        }
+    }
+}
+
+fn report_panic<S>(method: &Method<S>) {
+    tracing::error!(method = method.path(), "panic serving dRPC request");
+}

@@ -1,0 +1,127 @@
+//! One stream, as the session's task sees it: its transport, how far its call is, and the handler at work.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use super::cell::Cell;
+use super::control::Shared;
+use crate::clock::Instant;
+use crate::mux::error::Status;
+use crate::mux::metadata::Metadata;
+use crate::mux::registry::{HandlerFuture, Method};
+use crate::mux::session::StreamId;
+use crate::mux::stream::Reply;
+
+/// What a caller is told whose handler panicked. The text is coder/coder's (`codersdk/drpcsdk/server.go`).
+const PANIC: &str = "internal error: panic serving dRPC request";
+
+pub(super) struct Slot<'r, S> {
+    pub(super) cell: Arc<Cell>,
+    pub(super) stage: Stage<'r, S>,
+    /// A call of this stream has ended.
+    pub(super) served: bool,
+    /// The peer has half-closed the stream.
+    pub(super) peer_done: bool,
+    /// The transport is over; what still comes is dropped.
+    pub(super) ended: bool,
+    /// It is in the session's list of streams that wait for room.
+    pub(super) waits_for_room: bool,
+    /// How often the session found it lingering, without anything happening in between.
+    pub(super) lingered: u8,
+    /// Bytes that the peer was not yet given credit for.
+    pub(super) uncredited: usize,
+    /// Bytes of input in memory when last looked at.
+    pub(super) held: usize,
+}
+
+/// How far the call of a stream is.
+pub(super) enum Stage<'r, S> {
+    /// No call has begun, or the last one is over.
+    Idle,
+    /// The handler starts with the first message.
+    AwaitsRequest(&'r Method<S>, Metadata),
+    Running(Running<'r, S>),
+}
+
+pub(super) struct Running<'r, S> {
+    pub(super) method: &'r Method<S>,
+    pub(super) handler: HandlerFuture,
+    pub(super) started: Instant,
+}
+
+/// A handler's result, or that it panicked.
+pub(super) type Returned = Result<Result<Option<Reply>, Status>, Panicked>;
+
+#[derive(Debug)]
+pub(super) struct Panicked;
+
+impl<'r, S> Slot<'r, S> {
+    pub(super) fn new(id: StreamId, shared: &Arc<Shared>) -> Self {
+        Self {
+            cell: Cell::new(id, shared),
+            stage: Stage::Idle,
+            served: false,
+            peer_done: false,
+            ended: false,
+            waits_for_room: false,
+            lingered: 0,
+            uncredited: 0,
+            held: 0,
+        }
+    }
+
+    /// Whether only one side still has an interest in the stream, so that it must not stay for ever: our side is done, or
+    /// the peer's is and a handler does not notice.
+    pub(super) fn is_lingering(&self) -> bool {
+        self.peer_done || self.ended || (self.served && matches!(self.stage, Stage::Idle))
+    }
+
+    /// Polls the handler, which must be running.
+    pub(super) fn poll_handler(&mut self) -> Poll<Returned> {
+        let Stage::Running(running) = &mut self.stage else {
+            return Poll::Pending;
+        };
+        self.cell.lock().attended = true;
+        let waker = Waker::from(Arc::clone(&self.cell));
+        let handler = &mut running.handler;
+        let mut cx = Context::from_waker(&waker);
+        let polled = guard(|| handler.as_mut().poll(&mut cx));
+        self.cell.lock().attended = false;
+        match polled {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(result)) => Poll::Ready(Ok(result)),
+            Err(panicked) => Poll::Ready(Err(panicked)),
+        }
+    }
+
+    /// Takes the handler out and drops it, whatever its destructors do.
+    pub(super) fn drop_handler(&mut self) -> Option<(&'r Method<S>, Instant)> {
+        match std::mem::replace(&mut self.stage, Stage::Idle) {
+            Stage::Running(Running {
+                method,
+                handler,
+                started,
+            }) => {
+                // A panic here has nobody to be reported to.
+                let _ = guard(|| drop(handler));
+                Some((method, started))
+            }
+            Stage::Idle | Stage::AwaitsRequest(..) => None,
+        }
+    }
+}
+
+impl From<Panicked> for Status {
+    fn from(_: Panicked) -> Self {
+        Self::message(PANIC)
+    }
+}
+
+/// Runs foreign code, keeping a panic from going further.
+///
+/// The code's own state is dropped after a panic, and what it shares with others is behind locks whose state stays
+/// consistent; so nothing broken is seen again.
+pub(super) fn guard<T>(code: impl FnOnce() -> T) -> Result<T, Panicked> {
+    catch_unwind(AssertUnwindSafe(code)).map_err(|_| Panicked)
+}

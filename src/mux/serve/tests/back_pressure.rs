@@ -1,0 +1,200 @@
+//! Readers that do not read, on either side.
+
+use std::time::Duration;
+
+use super::super::SEND_BUFFER;
+use super::kit::*;
+
+const WINDOW: usize = 256 * 1024;
+
+fn payload_of(peer: &mut Peer, stream: u32) -> Vec<u8> {
+    let messages = peer.received();
+    assert!(
+        messages.iter().all(|message| message.len() <= 32 * 1024),
+        "messages stay small"
+    );
+    let payloads = frames(&messages)
+        .into_iter()
+        .filter(|frame| frame.0 == 0 && frame.2 == stream);
+    payloads.flat_map(|frame| frame.4.to_vec()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn wire_086_and_110_a_reader_that_does_not_read_holds_up_itself_alone() {
+    let mut peer = Peer::new();
+    peer.send(&[call(1, "/t/Count", "100")]).await;
+    let mut all = payload_of(&mut peer, 1);
+    assert_eq!(all.len(), WINDOW, "no more than the credit");
+    assert_eq!(peer.seen.running(), 1, "the handler waits");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    peer.send(&[call(3, "/t/Echo", "x")]).await;
+    assert!(!payload_of(&mut peer, 3).is_empty(), "others flow");
+    while peer.seen.running() > 0 {
+        peer.send(&[window(0, 1, 128 * 1024)]).await;
+        let more = payload_of(&mut peer, 1);
+        assert!(!more.is_empty() && more.len() <= 128 * 1024);
+        all.extend(more);
+    }
+    peer.send(&[window(0, 1, 128 * 1024)]).await;
+    all.extend(payload_of(&mut peer, 1));
+    // 100 messages of 10,000 bytes in order, then CloseSend.
+    let mut rest = &all[..];
+    for i in 0..100 {
+        let at = rest
+            .windows(10_000)
+            .position(|text| text.iter().all(u8::is_ascii_digit))
+            .unwrap();
+        assert_eq!(rest[at..at + 10_000], *format!("{i:0>10000}").as_bytes());
+        rest = &rest[at + 10_000..];
+    }
+    assert_eq!(rest, [0x0d, 1, 101, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn wire_110_what_a_stream_may_queue_is_bounded() {
+    let mut peer = Peer::new();
+    peer.send(&[call(1, "/t/Count", "1000")]).await;
+    payload_of(&mut peer, 1);
+    let queued = peer
+        .control
+        .shared()
+        .queued
+        .load(std::sync::atomic::Ordering::Relaxed);
+    assert!((SEND_BUFFER..SEND_BUFFER + 11_000).contains(&queued), "{queued}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_reply_does_not_delay_small_ones_of_other_streams() {
+    let mut peer = Peer::with_capacity(32 * 1024);
+    peer.push(&bytes(
+        &[call(1, "/t/Huge", "200000"), call(3, "/t/Echo", "x")].concat(),
+    ));
+    let mut before = 0;
+    for _ in 0..100 {
+        settle().await;
+        for (_, _, stream, length, _) in frames_in_parts(&mut peer) {
+            if stream == 3 {
+                assert!(before <= 100_000, "{before} bytes came first");
+                return;
+            }
+            before += length;
+        }
+    }
+    panic!("no reply");
+}
+
+/// Frames that begin in what has come since the last look; their payload may still be on its way.
+fn frames_in_parts(peer: &mut Peer) -> Vec<(u8, u16, u32, u32, ())> {
+    thread_local!(static REST: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) });
+    REST.with_borrow_mut(|rest| {
+        rest.extend(peer.received().concat());
+        let mut found = Vec::new();
+        while rest.len() >= 12 {
+            let word = |at: usize| u32::from_be_bytes(rest[at..at + 4].try_into().unwrap());
+            let (stream, length) = (word(4), word(8));
+            let whole = 12 + if rest[1] == 0 { length as usize } else { 0 };
+            if rest.len() < whole {
+                break;
+            }
+            found.push((rest[1], 0, stream, length, ()));
+            rest.drain(..whole);
+        }
+        found
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn wire_093_pings_are_answered_while_the_pipe_is_full() {
+    let mut peer = Peer::with_capacity(1);
+    peer.send(&[call(1, "/t/Count", "1000")]).await;
+    peer.send(&["0002000100000000deadbeef".into()]).await;
+    let mut all = Vec::new();
+    for _ in 0..100 {
+        all.extend(peer.received().concat());
+        settle().await;
+    }
+    assert!(hex(&all).contains("0002000200000000deadbeef"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_does_not_read_holds_up_its_own_peer() {
+    let mut peer = Peer::new();
+    peer.send(&[open(1, "/t/Deaf")]).await;
+    let mut input = String::new();
+    for _ in 0..60 {
+        input += &message(2, &"x".repeat(1000));
+        input.truncate(input.len());
+    }
+    // One packet of many frames: all but the last are `done = 0`, so it is one message of 60,000 bytes.
+    let part = format!("040102ff07{}", "61".repeat(1023));
+    let whole: String = (0..200).map(|_| part.as_str()).collect();
+    for chunk in whole.as_bytes().chunks(2 * 16 * 1024) {
+        peer.send(&[data(0, 1, std::str::from_utf8(chunk).unwrap())])
+            .await;
+    }
+    // A packet in progress is credited, so that a long one can arrive.
+    let credited: u32 = frames(&peer.received())
+        .iter()
+        .filter(|frame| frame.0 == 1)
+        .map(|frame| frame.3)
+        .sum();
+    assert!(credited >= 128 * 1024);
+    // Once it is complete and unread, nothing more is.
+    peer.send(&[data(0, 1, "05010200")]).await;
+    peer.received();
+    for _ in 0..12 {
+        peer.send(&[data(0, 1, &message(3, &"x".repeat(10_000)))]).await;
+    }
+    assert!(frames(&peer.received()).is_empty(), "no credit for what waits");
+}
+
+#[tokio::test(start_paused = true)]
+async fn wire_040_and_092_a_finished_call_keeps_reading() {
+    for path in ["/t/Leave", "/t/LeaveWithError"] {
+        let mut peer = Peer::new();
+        peer.send(&[open(1, path)]).await;
+        peer.received();
+        let mut credit = 0;
+        for id in 2..102 {
+            peer.send(&[data(0, 1, &message(id, &"x".repeat(10_000)))]).await;
+            credit += frames(&peer.received()).iter().map(|frame| frame.3).sum::<u32>();
+        }
+        assert!(
+            credit >= 768 * 1024,
+            "{path}: the peer must not be held up: {credit}"
+        );
+        peer.send(&[window(FIN, 1, 0)]).await;
+        peer.expect(&[window(FIN, 1, 0)]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_hoards_input_loses_the_stream_that_does_it() {
+    let mut peer = Peer::new();
+    let part = format!("040102808004{}", "61".repeat(65_536));
+    let part = bytes(&part);
+    let mut reset = None;
+    'streams: for stream in (1..100).step_by(2) {
+        peer.send(&[open(stream, "/t/Chat")]).await;
+        for _ in 0..60 {
+            let frame = [
+                &bytes(&data(0, stream, ""))[..8],
+                &u32::try_from(part.len()).unwrap().to_be_bytes(),
+                &part,
+            ];
+            peer.push(&frame.concat());
+            settle().await;
+            reset = frames(&peer.received())
+                .iter()
+                .find(|frame| frame.1 == RST)
+                .map(|frame| frame.2);
+            if reset.is_some() {
+                break 'streams;
+            }
+        }
+    }
+    let stream = reset.expect("one stream is reset");
+    // Sixteen streams with 60 frames of 64 KiB stay below the limit.
+    assert!(stream > 32, "{stream}");
+    assert_eq!(peer.seen.running(), usize::try_from(stream / 2).unwrap());
+}

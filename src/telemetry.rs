@@ -1,0 +1,6 @@
+//! What the process tells of itself: logs and metrics.
+//!
+//! Owns where they go and in which form. Must never be given a token or a key: what arrives here leaves the process.
+
+pub mod logs;
+pub mod metrics;

@@ -1,0 +1,165 @@
+//! Metrics in Prometheus text form.
+//!
+//! Owns the names. Labels are taken from fixed sets (methods, outcomes, statements, status codes), so their number is
+//! bounded.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _, text};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::mux::{Interceptor, Method, Outcome};
+use crate::store::Store;
+
+/// Upper bounds of latency buckets in seconds: from a call answered from memory to one that waited for the store.
+const LATENCY_BUCKETS: [f64; 10] = [0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 10.0];
+
+/// The metrics of one server. Cheap to clone.
+#[derive(Clone)]
+pub struct Metrics(Arc<Inner>);
+
+struct Inner {
+    registry: Registry,
+    sessions: Gauge,
+    started: Counter,
+    refused: Family<StatusLabels, Counter>,
+    calls: Family<CallLabels, Counter>,
+    latency: Family<MethodLabels, Histogram, fn() -> Histogram>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StatusLabels {
+    status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MethodLabels {
+    method: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    method: &'static str,
+    outcome: &'static str,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Metrics {
+    /// Metrics of a server on `store`.
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        let mut registry = Registry::with_prefix("drpcd");
+        let sessions = Gauge::default();
+        registry.register("sessions", "Sessions that live now", sessions.clone());
+        let started = Counter::default();
+        registry.register("sessions_started", "Sessions that began", started.clone());
+        let refused = Family::default();
+        registry.register(
+            "handshakes_refused",
+            "Handshakes refused, by HTTP status",
+            refused.clone(),
+        );
+        let calls = Family::default();
+        registry.register(
+            "rpc_calls",
+            "Calls that ended, by method and outcome",
+            calls.clone(),
+        );
+        let buckets: fn() -> Histogram = || Histogram::new(LATENCY_BUCKETS);
+        let latency = Family::new_with_constructor(buckets);
+        registry.register_with_unit(
+            "rpc_duration",
+            "Time a handler took",
+            Unit::Seconds,
+            latency.clone(),
+        );
+        registry.register_collector(Box::new(Statements(store)));
+        Self(Arc::new(Inner {
+            registry,
+            sessions,
+            started,
+            refused,
+            calls,
+            latency,
+        }))
+    }
+
+    /// Counts a session for as long as the guard lives.
+    #[must_use = "the session counts until the guard is dropped"]
+    pub fn session(&self) -> SessionCount {
+        self.0.started.inc();
+        self.0.sessions.inc();
+        SessionCount(self.0.sessions.clone())
+    }
+
+    /// Counts a handshake that was answered with `status` instead of a session.
+    pub fn handshake_refused(&self, status: u16) {
+        self.0.refused.get_or_create(&StatusLabels { status }).inc();
+    }
+
+    /// All metrics in the OpenMetrics text form.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        // Writing into a String cannot fail, and neither do our collectors.
+        let _ = text::encode(&mut out, &self.0.registry);
+        out
+    }
+}
+
+/// A session, as far as metrics are concerned.
+#[derive(Debug)]
+pub struct SessionCount(Gauge);
+
+impl Drop for SessionCount {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl<S> Interceptor<S> for Metrics {
+    fn finished(&self, _: &S, method: &Method<S>, outcome: &Outcome, elapsed: Duration) {
+        let method = method.path();
+        let outcome = match outcome {
+            Outcome::Done => "done",
+            Outcome::Failed(_) => "failed",
+            Outcome::Cancelled => "cancelled",
+            Outcome::Panicked => "panicked",
+        };
+        self.0.calls.get_or_create(&CallLabels { method, outcome }).inc();
+        self.0
+            .latency
+            .get_or_create(&MethodLabels { method })
+            .observe(elapsed.as_secs_f64());
+    }
+}
+
+/// Statements that the store ran, read when asked for.
+#[derive(Debug)]
+struct Statements(Arc<dyn Store>);
+
+impl Collector for Statements {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut family = encoder.encode_descriptor(
+            "store_statements",
+            "Statements that the store ran, by name",
+            None,
+            prometheus_client::metrics::MetricType::Counter,
+        )?;
+        for (statement, count) in self.0.statements() {
+            let labels = [("statement", statement)];
+            ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
