@@ -12,6 +12,8 @@ fn main() -> io::Result<()> {
     let files =
         protox::compile(["proto/agent.proto", "proto/tailnet.proto"], ["proto"]).map_err(io::Error::other)?;
     prost_build::Config::new()
+        // Equal nodes must encode to equal bytes, which is how the coordinator compares them.
+        .btree_map([".coder.tailnet.v2.Node"])
         .service_generator(Box::new(Generator))
         .compile_fds(files)
 }

@@ -83,7 +83,6 @@ struct Inner {
 type Batch = HashMap<(AgentId, Box<str>), Value>;
 
 #[derive(Debug)]
-#[expect(clippy::struct_field_names, reason = "the field is what the column is called")]
 struct Value {
     text: Box<str>,
     error: Box<str>,

@@ -1,17 +1,24 @@
 //! The coordinator of one process: the core under one lock, and a waker per connection.
+//!
+//! Must never run anything of a peer's, its waker included, with the lock held or in a way that another peer pays for.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use super::core::{Core, Epoch, Next};
-use super::{Connection, CoordinateError, Coordinator, PeerId};
-use crate::proto::tailnet::{CoordinateRequest, CoordinateResponse, Node};
+use async_trait::async_trait;
 
-/// What a peer is told whose id has connected again.
-const OVERWRITTEN: &str = "peer ID overwritten by new connection";
+use super::core::{Core, Epoch};
+use super::outbox::Next;
+use super::request::Request;
+use super::tunnels::shrink;
+use super::{Connection, CoordinateError, Coordinator, PeerId, Response};
+use crate::proto::tailnet::{CoordinateRequest, Node};
+
+/// Handshakes that are taken with the lock held once. An honest list answers one response, so it has no more.
+const HANDSHAKES_AT_ONCE: usize = 1_024;
 
 /// A coordinator in memory. Cheap to clone.
 #[derive(Clone, Default)]
@@ -20,19 +27,8 @@ pub struct MemoryCoordinator(Arc<Mutex<State>>);
 #[derive(Default)]
 struct State {
     core: Core,
-    /// Connections that wait for something to say.
+    /// Connections that wait for something to say; as many as there are connections.
     waiting: HashMap<Epoch, Waker>,
-}
-
-impl State {
-    /// Wakers of the connections that have something to say, to be woken after the lock is released.
-    fn woken(&mut self) -> Vec<Waker> {
-        self.core
-            .take_woken()
-            .iter()
-            .filter_map(|epoch| self.waiting.remove(epoch))
-            .collect()
-    }
 }
 
 impl MemoryCoordinator {
@@ -42,7 +38,7 @@ impl MemoryCoordinator {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // A panic in the core concerns one request; what it left is still a coordinator, see the tests.
+        // A panic in the core concerns one request; what it left is still a coordinator.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -50,13 +46,21 @@ impl MemoryCoordinator {
     fn change<T>(&self, change: impl FnOnce(&mut Core) -> T) -> T {
         let mut state = self.state();
         let result = change(&mut state.core);
-        let woken = state.woken();
+        let woken = state.core.take_woken();
+        let woken: Vec<Waker> = woken
+            .iter()
+            .filter_map(|epoch| state.waiting.remove(epoch))
+            .collect();
         drop(state);
-        woken.into_iter().for_each(Waker::wake);
+        for waker in woken {
+            if catch_unwind(AssertUnwindSafe(|| waker.wake())).is_err() {
+                tracing::error!("panic while waking a peer");
+            }
+        }
         result
     }
 
-    /// Whether nothing is left: no peer and no tunnel.
+    /// Whether nothing is left: no peer, no tunnel, no connection.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         let state = self.state();
@@ -70,27 +74,21 @@ impl fmt::Debug for MemoryCoordinator {
     }
 }
 
+#[async_trait]
 impl Coordinator for MemoryCoordinator {
-    fn connect(&self, id: PeerId, name: &str) -> Arc<dyn Connection> {
-        let coordinator = self.clone();
-        let epoch = self.change(|core| {
-            if core.is_closed() {
-                None
-            } else {
-                Some(core.connect(id).0)
-            }
-        });
+    fn connect(&self, id: PeerId, name: &str) -> Box<dyn Connection> {
+        let epoch = self.change(|core| core.connect(id));
         tracing::debug!(peer = %id, name, "coordinating");
-        Arc::new(MemoryConnection {
-            coordinator,
+        Box::new(MemoryConnection {
+            coordinator: self.clone(),
             id,
             epoch,
-            told_last: AtomicBool::new(false),
         })
     }
 
-    fn node(&self, id: PeerId) -> Option<Arc<Node>> {
-        self.state().core.node(id)
+    async fn node(&self, id: PeerId) -> Option<Node> {
+        let node = self.state().core.node(id);
+        node.map(|node| node.decode())
     }
 
     fn close(&self) {
@@ -101,48 +99,29 @@ impl Coordinator for MemoryCoordinator {
 struct MemoryConnection {
     coordinator: MemoryCoordinator,
     id: PeerId,
-    /// `None` when the coordinator was closed before.
-    epoch: Option<Epoch>,
-    /// The error that ends the connection was given out.
-    told_last: AtomicBool,
-}
-
-impl MemoryConnection {
-    /// An error before the end, once.
-    fn last_words(&self, error: &str) -> Poll<Option<CoordinateResponse>> {
-        if self.told_last.swap(true, Ordering::Relaxed) {
-            return Poll::Ready(None);
-        }
-        Poll::Ready(Some(CoordinateResponse {
-            peer_updates: Vec::new(),
-            error: error.to_owned(),
-        }))
-    }
+    epoch: Epoch,
 }
 
 impl Connection for MemoryConnection {
     fn handle(&self, request: CoordinateRequest) -> Result<(), CoordinateError> {
-        let Some(epoch) = self.epoch else {
-            return Err(CoordinateError::Closed);
-        };
+        let request = Request::try_from(request)?;
         self.coordinator
-            .change(|core| core.handle(self.id, epoch, request))
+            .change(|core| core.handle(self.id, self.epoch, &request));
+        for list in request.ready.chunks(HANDSHAKES_AT_ONCE) {
+            self.coordinator
+                .change(|core| core.ready_for_handshake(self.id, self.epoch, list));
+        }
+        Ok(())
     }
 
-    fn poll_response(&self, cx: &mut Context<'_>) -> Poll<Option<CoordinateResponse>> {
-        let closed = CoordinateError::Closed.to_string();
-        let Some(epoch) = self.epoch else {
-            return self.last_words(&closed);
-        };
+    fn poll_response(&self, cx: &mut Context<'_>) -> Poll<Option<Response>> {
         let mut state = self.coordinator.state();
-        match state.core.next(self.id, epoch) {
+        match state.core.next(self.id, self.epoch) {
             Next::Response(response) => Poll::Ready(Some(response)),
             Next::Nothing => {
-                state.waiting.insert(epoch, cx.waker().clone());
+                state.waiting.insert(self.epoch, cx.waker().clone());
                 Poll::Pending
             }
-            Next::Replaced => self.last_words(OVERWRITTEN),
-            Next::Closed => self.last_words(&closed),
             Next::Ended => Poll::Ready(None),
         }
     }
@@ -150,8 +129,20 @@ impl Connection for MemoryConnection {
 
 impl Drop for MemoryConnection {
     fn drop(&mut self) {
-        let Some(epoch) = self.epoch else { return };
-        self.coordinator.change(|core| core.lost(self.id, epoch));
-        self.coordinator.state().waiting.remove(&epoch);
+        let forget = || {
+            self.coordinator.change(|core| core.forget(self.id, self.epoch));
+            let mut state = self.coordinator.state();
+            let waker = state.waiting.remove(&self.epoch);
+            shrink(&mut state.waiting);
+            drop(state);
+            drop(waker);
+        };
+        // A connection is also dropped while a panic of its peer's request unwinds; a second one would end the process.
+        if catch_unwind(AssertUnwindSafe(forget)).is_err() {
+            tracing::error!(peer = %self.id, "panic while removing a peer");
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,17 +5,24 @@
 
 mod core;
 mod memory;
+mod node;
+mod outbox;
+mod request;
 #[cfg(test)]
-mod tests;
+pub(crate) mod suite;
+mod tunnels;
 
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use async_trait::async_trait;
 use uuid::Uuid;
 
 pub use self::memory::MemoryCoordinator;
-use crate::proto::tailnet::{CoordinateRequest, CoordinateResponse, Node};
+pub use self::node::{EncodedNode, MAX_NODE};
+use crate::proto::tailnet::coordinate_response::peer_update::Kind;
+use crate::proto::tailnet::{CoordinateRequest, Node};
 
 /// A peer: an agent's own id, or the one that a client was given.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,38 +55,64 @@ impl TryFrom<&[u8]> for PeerId {
     }
 }
 
-/// Why a coordinator ended a peer's connection. The text is the last error that the peer is told.
+/// Why a coordinator refuses a request. The text is the last error that the peer is told.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CoordinateError {
     /// The peer named another one by something that is no id.
     #[error("unable to convert bytes to UUID: {0}")]
     InvalidId(#[from] InvalidId),
-    /// The coordinator shuts down, or is being replaced.
-    #[error("coordinator closed")]
-    Closed,
+    /// The peer's node is larger than any honest one.
+    #[error("node has {0} bytes, at most {MAX_NODE} are allowed")]
+    NodeTooLarge(usize),
+}
+
+/// What a peer is told in one message: updates or an error. Nodes are shared with everybody else who is told of them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Response {
+    /// News of other peers.
+    pub updates: Vec<Update>,
+    /// What is wrong; empty for nothing.
+    pub error: String,
+}
+
+/// News of one peer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Update {
+    /// Which.
+    pub of: PeerId,
+    /// What happened.
+    pub kind: Kind,
+    /// Why, for logs; may be empty.
+    pub reason: &'static str,
+    /// Always there with [`Kind::Node`].
+    pub node: Option<Arc<EncodedNode>>,
 }
 
 /// Lets peers find each other.
+#[async_trait]
 pub trait Coordinator: fmt::Debug + Send + Sync + 'static {
     /// Connects a peer. A connection of the same peer that still lives is ended, and nobody else notices.
-    fn connect(&self, id: PeerId, name: &str) -> Arc<dyn Connection>;
+    ///
+    /// On a closed coordinator the connection says so and ends.
+    fn connect(&self, id: PeerId, name: &str) -> Box<dyn Connection>;
 
     /// The node that a connected peer told last.
-    fn node(&self, id: PeerId) -> Option<Arc<Node>>;
+    async fn node(&self, id: PeerId) -> Option<Node>;
 
-    /// Ends all connections; those that come later are ended at once.
+    /// Ends all connections: each is told that the others are lost, and that the coordinator is closed.
     fn close(&self);
 }
 
-/// One peer's connection. Dropping the last handle without a Disconnect before it means that the peer was lost.
+/// One peer's connection. Dropping it without a Disconnect before means that the peer was lost.
 pub trait Connection: Send + Sync {
-    /// Takes a request of the peer, which was authorized. An error ends the connection.
+    /// Takes a request of the peer, which was authorized. A refused one has no effect at all; the caller then ends the
+    /// connection. Requests on a connection that has ended do nothing.
     fn handle(&self, request: CoordinateRequest) -> Result<(), CoordinateError>;
 
     /// The next response for the peer; `None` when the coordinator has ended the connection.
     ///
     /// What is not yet asked for is kept as the latest state of each other peer, so a slow peer misses nothing that still
     /// matters and costs nobody else anything.
-    fn poll_response(&self, cx: &mut Context<'_>) -> Poll<Option<CoordinateResponse>>;
+    fn poll_response(&self, cx: &mut Context<'_>) -> Poll<Option<Response>>;
 }

@@ -153,6 +153,11 @@ impl<T: Message> Outbound<T> {
     ///
     /// Fails when the call is over; the text says why.
     pub async fn send(&mut self, message: &T) -> Result<(), Status> {
+        self.send_as(message).await
+    }
+
+    /// As [`Outbound::send`], of a message that encodes to what a `T` would: for what is encoded once and sent to many.
+    pub async fn send_as(&mut self, message: &dyn AnyMessage) -> Result<(), Status> {
         poll_fn(|cx| self.stream.poll_send(cx, message)).await
     }
 }

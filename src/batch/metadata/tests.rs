@@ -97,8 +97,8 @@ async fn pass(millis: u64) {
     tokio::time::sleep(Duration::from_millis(millis)).await;
 }
 
-fn away() -> Option<StoreError> {
-    Some(StoreError::Unavailable("disk full".to_owned()))
+fn away() -> StoreError {
+    StoreError::Unavailable("disk full".to_owned())
 }
 
 #[tokio::test(start_paused = true)]
@@ -252,7 +252,7 @@ async fn s1_084_a_batch_that_the_store_refuses_is_gone_and_the_next_one_is_writt
 #[tokio::test(start_paused = true)]
 async fn a_batch_that_the_store_was_away_for_is_kept_and_newer_values_win() {
     let mut fixture = Fixture::new();
-    fixture.store.set_fault(away());
+    fixture.store.set_fault(Some(away()));
     fixture.add(1, "kept", "x", 0);
     fixture.add(1, "replaced", "old", 0);
     pass(5_010).await;
@@ -301,7 +301,7 @@ async fn s1_086_shutdown_writes_all_that_was_accepted() {
 #[tokio::test(start_paused = true)]
 async fn shutdown_waits_for_the_store_but_not_for_ever() {
     let mut fixture = Fixture::new();
-    fixture.store.set_fault(away());
+    fixture.store.set_fault(Some(away()));
     fixture.add(1, "key", "x", 0);
     let start = tokio::time::Instant::now();
     assert!(fixture.stop().await.is_err());

@@ -1,18 +1,16 @@
 //! Which requests a peer may make of the coordinator.
 //!
 //! Every request is checked whole before any of it takes effect; the first failing check names it. Source: coder/coder
-//! `tailnet/tunnel.go`; two checks are ours: `allowed_ips` like `addresses`, and the size of a node.
+//! `tailnet/tunnel.go`; that `allowed_ips` are checked like `addresses` is ours.
 
+use std::fmt;
 use std::net::{AddrParseError, IpAddr, Ipv6Addr};
-use std::num::ParseIntError;
+use std::sync::Arc;
 
-use prost::Message as _;
+use async_trait::async_trait;
 
-use crate::coordinator::PeerId;
+use crate::coordinator::{InvalidId, PeerId};
 use crate::proto::tailnet::{CoordinateRequest, Node};
-
-/// Encoded bytes of a node. An honest one has a few hundred; it is kept for as long as its peer is connected.
-pub(super) const MAX_NODE: usize = 64 * 1024;
 
 /// First six bytes of an agent's addresses; the other ten are those of its id.
 const PREFIXES: [[u8; 6]; 2] = [
@@ -27,13 +25,24 @@ const LEGACY_ADDRESS: Ipv6Addr =
     Ipv6Addr::new(0xfd7a, 0x115c, 0xa1e0, 0x49d6, 0xb259, 0xb7ac, 0xb1b2, 0x48f4);
 
 /// What a peer may ask.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Authority {
     /// An agent: announces its own addresses, never opens tunnels.
     Agent(PeerId),
     /// A client of one agent.
     SingleAgentClient(PeerId),
+    /// A client of all agents that its user may reach.
+    UserClient(Arc<dyn TunnelAuthorizer>),
+    /// A part of the control plane: announces any address, opens any tunnel.
+    Unrestricted,
+}
+
+/// Knows which agents the user of one session may reach.
+#[async_trait]
+pub trait TunnelAuthorizer: fmt::Debug + Send + Sync + 'static {
+    /// Whether a tunnel to `agent` may be opened. Whatever keeps it from finding out is a no.
+    async fn may_reach(&self, agent: PeerId) -> bool;
 }
 
 /// Why a request was refused; its text ends the peer's stream.
@@ -48,7 +57,7 @@ pub enum AuthorizationError {
     AgentTunnel,
     /// The id of a tunnel's end is no id.
     #[error("authorization: parse add tunnel id: {0}")]
-    TunnelId(crate::coordinator::InvalidId),
+    TunnelId(InvalidId),
     /// A client asked for a tunnel to an agent that is not its own.
     #[error("authorization: invalid agent id, expected {expected}, got {got}")]
     WrongAgent {
@@ -57,6 +66,9 @@ pub enum AuthorizationError {
         /// The other.
         got: PeerId,
     },
+    /// A user's client asked for a tunnel to an agent that the user may not reach, or that is not there.
+    #[error("authorization: workspace agent not found or you do not have permission")]
+    UnreachableAgent,
     /// An address is not of the form `address/bits`.
     #[error("authorization: parse node address: {0}")]
     ParseAddress(#[from] ParsePrefixError),
@@ -66,73 +78,73 @@ pub enum AuthorizationError {
     /// An address belongs to somebody else.
     #[error("authorization: invalid node address, got {0}")]
     ForeignAddress(IpAddr),
-    /// The node is larger than any honest one.
-    #[error("authorization: node has {0} bytes, at most {MAX_NODE} are allowed")]
-    NodeTooLarge(usize),
     /// A client claimed to be ready.
     #[error("authorization: clients may not send ready_for_handshake")]
     ClientReady,
 }
 
-/// A text that is not `address/bits`.
+/// A text that is not `address/bits`. The text itself is not repeated: it has whatever length the peer gave it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParsePrefixError {
     /// There is no slash.
-    #[error("netip.ParsePrefix({0:?}): no '/'")]
-    NoSlash(String),
+    #[error("netip.ParsePrefix: no '/'")]
+    NoSlash,
     /// What stands before the slash is no address.
     #[error("netip.ParsePrefix: {0}")]
     Address(#[from] AddrParseError),
-    /// What stands behind it is no number.
-    #[error("netip.ParsePrefix: bad bits after slash: {0}")]
-    Bits(#[from] ParseIntError),
-    /// The number is larger than the address.
-    #[error("netip.ParsePrefix: prefix length out of range")]
-    Range,
+    /// What stands behind it is no number, or more than the address has bits.
+    #[error("netip.ParsePrefix: bad bits after slash")]
+    Bits,
 }
 
 impl Authority {
     /// Checks all of a request.
-    pub fn authorize(&self, request: &CoordinateRequest) -> Result<(), AuthorizationError> {
-        if request
-            .update_self
-            .as_ref()
-            .is_some_and(|update| update.node.is_none())
-        {
-            return Err(AuthorizationError::NodeRequired);
-        }
+    pub async fn authorize(&self, request: &CoordinateRequest) -> Result<(), AuthorizationError> {
+        let node = match &request.update_self {
+            Some(update) => Some(update.node.as_ref().ok_or(AuthorizationError::NodeRequired)?),
+            None => None,
+        };
         if let Some(tunnel) = &request.add_tunnel {
-            self.authorize_tunnel(&tunnel.id)?;
+            self.authorize_tunnel(&tunnel.id).await?;
         }
-        if let Some(node) = request
-            .update_self
-            .as_ref()
-            .and_then(|update| update.node.as_ref())
-        {
+        if let Some(node) = node {
             self.authorize_node(node)?;
         }
-        if matches!(self, Self::SingleAgentClient(_)) && !request.ready_for_handshake.is_empty() {
+        let is_client = matches!(self, Self::SingleAgentClient(_) | Self::UserClient(_));
+        if is_client && !request.ready_for_handshake.is_empty() {
             return Err(AuthorizationError::ClientReady);
         }
         Ok(())
     }
 
-    fn authorize_tunnel(&self, id: &[u8]) -> Result<(), AuthorizationError> {
-        match *self {
+    async fn authorize_tunnel(&self, id: &[u8]) -> Result<(), AuthorizationError> {
+        let parse = || PeerId::try_from(id).map_err(AuthorizationError::TunnelId);
+        match self {
             Self::Agent(_) => Err(AuthorizationError::AgentTunnel),
             Self::SingleAgentClient(expected) => {
-                let got = PeerId::try_from(id).map_err(AuthorizationError::TunnelId)?;
+                let (expected, got) = (*expected, parse()?);
                 if got == expected {
                     Ok(())
                 } else {
                     Err(AuthorizationError::WrongAgent { expected, got })
                 }
             }
+            Self::UserClient(user) => {
+                if user.may_reach(parse()?).await {
+                    Ok(())
+                } else {
+                    Err(AuthorizationError::UnreachableAgent)
+                }
+            }
+            Self::Unrestricted => Ok(()),
         }
     }
 
     fn authorize_node(&self, node: &Node) -> Result<(), AuthorizationError> {
+        if matches!(self, Self::Unrestricted) {
+            return Ok(());
+        }
         for text in node.addresses.iter().chain(&node.allowed_ips) {
             let (address, bits) = parse_prefix(text)?;
             if bits != 128 {
@@ -144,12 +156,7 @@ impl Authority {
                 return Err(AuthorizationError::ForeignAddress(address));
             }
         }
-        let size = node.encoded_len();
-        if size > MAX_NODE {
-            Err(AuthorizationError::NodeTooLarge(size))
-        } else {
-            Ok(())
-        }
+        Ok(())
     }
 }
 
@@ -165,16 +172,16 @@ fn is_address_of(address: IpAddr, id: PeerId) -> bool {
         })
 }
 
+/// Reads `address/bits` as Go's `netip.ParsePrefix` does: no zone, no sign, no leading zeros in the bits.
 fn parse_prefix(text: &str) -> Result<(IpAddr, u8), ParsePrefixError> {
-    let (address, bits) = text
-        .rsplit_once('/')
-        .ok_or_else(|| ParsePrefixError::NoSlash(text.to_owned()))?;
+    let (address, bits) = text.rsplit_once('/').ok_or(ParsePrefixError::NoSlash)?;
     let address: IpAddr = address.parse()?;
-    let bits: u8 = bits.parse()?;
+    let canonical = bits == "0" || bits.starts_with(|first: char| ('1'..='9').contains(&first));
+    let bits: u8 = bits.parse().map_err(|_| ParsePrefixError::Bits)?;
     let most = if address.is_ipv4() { 32 } else { 128 };
-    if bits > most {
-        Err(ParsePrefixError::Range)
-    } else {
+    if canonical && bits <= most {
         Ok((address, bits))
+    } else {
+        Err(ParsePrefixError::Bits)
     }
 }

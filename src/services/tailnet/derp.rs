@@ -1,5 +1,7 @@
 //! Where DERP maps come from: one current map for all streams, read again when its file changes.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -67,6 +69,12 @@ pub enum DerpError {
 pub struct DerpMaps(watch::Receiver<Arc<DerpMap>>);
 
 impl DerpMaps {
+    /// Maps that a test changes.
+    #[cfg(test)]
+    pub(super) fn following(maps: watch::Receiver<Arc<DerpMap>>) -> Self {
+        Self(maps)
+    }
+
     /// A map that never changes.
     pub fn fixed(map: DerpMap) -> Self {
         let (_, receiver) = watch::channel(Arc::new(map));
@@ -83,13 +91,15 @@ impl DerpMaps {
         Arc::clone(&self.0.borrow_and_update())
     }
 
-    /// Waits until the map differs from the one seen last; false when it never will.
-    pub async fn changed(&mut self) -> bool {
-        self.0.changed().await.is_ok()
+    /// Waits until the map differs from the one seen last; for ever when nobody changes it any more.
+    pub async fn changed(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 }
 
-/// Keeps the current map. Must live as long as streams do.
+/// Keeps the current map.
 #[derive(Debug)]
 pub struct DerpSource {
     config: DerpConfig,
@@ -119,6 +129,9 @@ impl DerpSource {
 
     /// Follows the file for as long as it is polled; never returns. A file that has become bad leaves the last good map.
     pub async fn run(mut self, clock: Clock) {
+        if self.config.path.is_none() {
+            std::future::pending::<()>().await;
+        }
         let frequency = if self.config.frequency.is_zero() {
             DEFAULT_FREQUENCY
         } else {
@@ -127,18 +140,28 @@ impl DerpSource {
         let mut looks = clock.interval(frequency);
         loop {
             looks.tick().await;
-            if let Some(path) = &self.config.path {
-                let now = version(path);
-                if now != self.seen {
-                    self.seen = now;
-                    self.reload();
-                }
+            self.look().await;
+        }
+    }
+
+    /// Reads the file again if its time or size has changed since the last look, on a thread that may block.
+    async fn look(&mut self) {
+        let (config, seen) = (self.config.clone(), self.seen);
+        let look = move || {
+            let now = config.path.as_deref().and_then(version);
+            (now, (now != seen).then(|| load(&config)))
+        };
+        // Fails only when the runtime stops.
+        if let Ok((now, loaded)) = tokio::task::spawn_blocking(look).await {
+            self.seen = now;
+            if let Some(loaded) = loaded {
+                self.publish(loaded);
             }
         }
     }
 
-    fn reload(&self) {
-        match load(&self.config) {
+    fn publish(&self, loaded: Result<DerpMap, DerpError>) {
+        match loaded {
             Ok(map) => {
                 let map = Arc::new(map);
                 let changed = self.maps.send_if_modified(|current| {
@@ -174,10 +197,14 @@ fn load(config: &DerpConfig) -> Result<DerpMap, DerpError> {
                 path: path.clone(),
                 source,
             };
-            if std::fs::metadata(path).map_err(failed)?.len() > MAX_FILE_SIZE {
+            let mut text = String::new();
+            // What is no ordinary file need not say how long it is.
+            let file = File::open(path).map_err(failed)?;
+            let read = file.take(MAX_FILE_SIZE + 1).read_to_string(&mut text);
+            if text.len() as u64 > MAX_FILE_SIZE {
                 return Err(DerpError::TooLarge { path: path.clone() });
             }
-            let text = std::fs::read_to_string(path).map_err(failed)?;
+            read.map_err(failed)?;
             derp_config::parse(&text).map_err(|source| DerpError::Parse {
                 path: path.clone(),
                 source,

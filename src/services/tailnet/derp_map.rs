@@ -12,17 +12,19 @@ const NO_STUN: i32 = -1;
 /// Id of the region of a server that was given no map.
 pub const DEFAULT_REGION: i64 = 999;
 
-/// Why a map cannot be used. The first two texts are the original's.
+/// What is added to the texts of maps without a relay (the original's words; coder/coder `tailnet/derpmap.go`).
+const NETWORKING: &str = "A valid DERP map is required for networking to work. You must either supply your own DERP map or use \
+                          the built-in DERP server";
+
+/// Why a map cannot be used. Texts of what the original checks too are the original's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DerpMapError {
     /// It has no regions.
-    #[error(
-        "DERP map has no regions. DERP servers must be configured, or agents and clients can only connect directly"
-    )]
+    #[error("DERP map has no regions. {NETWORKING}")]
     NoRegions,
     /// All of its nodes only do STUN.
-    #[error("DERP map has no DERP nodes. At least one node must not be STUN-only")]
+    #[error("DERP map has no DERP nodes. {NETWORKING}")]
     NoNodes,
     /// A region promises a relay that this server does not have.
     #[error("region {0} has EmbeddedRelay set, but this server serves no relay")]
@@ -38,15 +40,20 @@ pub enum DerpMapError {
     /// A STUN region would take the id of another region.
     #[error("region {0} of the STUN addresses is already in the DERP map")]
     RegionTaken(i64),
-    /// A STUN address has no port.
-    #[error("split host port for {0:?}: missing port in address")]
-    StunAddress(String),
-    /// A STUN address has a port that is no number.
+    /// A STUN address is not `host:port`.
+    #[error("split host port for {address:?}: address {address}: {reason}")]
+    StunAddress {
+        /// The address.
+        address: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A STUN address has a port that is no number, or too large a one.
     #[error("parse port for {0:?}: invalid syntax")]
     StunPort(String),
 }
 
-/// Whether agents would see no difference. The order of nodes in a region is none, the time of day neither.
+/// Whether agents would see no difference. The order of nodes in a region is none.
 ///
 /// Unlike the original (coder/coder `tailnet/derpmap.go:CompareDERPMaps`), home parameters and `can_port_80` count.
 pub fn same_map(one: &DerpMap, other: &DerpMap) -> bool {
@@ -98,22 +105,24 @@ pub fn default_map(access_url: &Url) -> DerpMap {
     }
 }
 
-/// One region per STUN address, with ids behind `base`. `disable` alone is none.
+/// One region per STUN address, with ids behind `base`, since an agent probes one STUN server per region. `disable`
+/// anywhere in the list is none.
 pub fn stun_regions(base: i64, addresses: &[String]) -> Result<Vec<Region>, DerpMapError> {
-    if addresses.len() == 1 && addresses[0] == "disable" {
+    if addresses.iter().any(|address| address == "disable") {
         return Ok(Vec::new());
     }
     let regions = addresses.iter().zip(base + 1..).map(|(address, id)| {
-        let (host, port) = address
-            .rsplit_once(':')
-            .ok_or_else(|| DerpMapError::StunAddress(address.clone()))?;
+        let (host, port) = split_host_port(address).map_err(|reason| DerpMapError::StunAddress {
+            address: address.clone(),
+            reason,
+        })?;
         let port: u16 = port
             .parse()
             .map_err(|_| DerpMapError::StunPort(address.clone()))?;
         let node = Node {
             name: format!("{id}stun0"),
             region_id: id,
-            host_name: host.trim_matches(['[', ']']).to_owned(),
+            host_name: host.to_owned(),
             stun_only: true,
             stun_port: port.into(),
             ..Node::default()
@@ -127,6 +136,20 @@ pub fn stun_regions(base: i64, addresses: &[String]) -> Result<Vec<Region>, Derp
         })
     });
     regions.collect()
+}
+
+/// Splits `host:port` or `[host]:port` as Go's `net.SplitHostPort` does; an error is its reason.
+fn split_host_port(address: &str) -> Result<(&str, &str), &'static str> {
+    const MISSING_PORT: &str = "missing port in address";
+    if let Some(bracketed) = address.strip_prefix('[') {
+        let (host, rest) = bracketed.split_once(']').ok_or("missing ']' in address")?;
+        return Ok((host, rest.strip_prefix(':').ok_or(MISSING_PORT)?));
+    }
+    let (host, port) = address.rsplit_once(':').ok_or(MISSING_PORT)?;
+    if host.contains(':') {
+        return Err("too many colons in address");
+    }
+    Ok((host, port))
 }
 
 /// Adds regions; an id that is taken is an error.

@@ -7,6 +7,7 @@ mod authorization;
 pub mod derp;
 mod derp_config;
 pub mod derp_map;
+mod response;
 #[cfg(test)]
 mod tests;
 
@@ -17,13 +18,14 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use futures_util::future::{Either, FutureExt, select};
 
-pub use self::authorization::{Authority, AuthorizationError};
+pub use self::authorization::{Authority, AuthorizationError, ParsePrefixError, TunnelAuthorizer};
 use self::derp::DerpMaps;
-use crate::coordinator::{Connection, Coordinator, PeerId};
+use self::response::OnWire;
+use crate::coordinator::{Connection, Coordinator, PeerId, Response};
 use crate::mux::{Inbound, Outbound, Status};
 use crate::proto::tailnet::{
-    CoordinateRequest, CoordinateResponse, DerpMap, StreamDerpMapsRequest, Tailnet, TelemetryRequest,
-    TelemetryResponse,
+    CoordinateRequest, CoordinateResponse, DerpMap, RefreshResumeTokenRequest, RefreshResumeTokenResponse,
+    StreamDerpMapsRequest, Tailnet, TelemetryRequest, TelemetryResponse,
 };
 
 /// What a peer is told when handling its request has panicked. It must not leak any detail.
@@ -79,10 +81,16 @@ impl TailnetApi {
     pub fn new(services: Arc<TailnetServices>, identity: Option<Identity>) -> Self {
         Self { services, identity }
     }
+
+    fn identity(&self) -> Result<&Identity, Status> {
+        self.identity
+            .as_ref()
+            .ok_or_else(|| Status::message("no Stream ID"))
+    }
 }
 
 impl Tailnet for TailnetApi {
-    /// Events are taken and counted nowhere yet: agents send none.
+    /// Events are taken and dropped: this server has no use for them, and agents send none.
     async fn post_telemetry(&self, _request: TelemetryRequest) -> Result<TelemetryResponse, Status> {
         Ok(TelemetryResponse {})
     }
@@ -102,12 +110,18 @@ impl Tailnet for TailnetApi {
                 result.map_err(|error| Status::message(format!("send derp map: {error}")))?;
                 sent = Some(map);
             }
-            if !maps.changed().await {
-                // The source of maps is gone with the server; the session ends next.
-                replies.close();
-                return Ok(());
-            }
+            // The call never ends from this side: an agent whose map stream ends drops its whole connection.
+            maps.changed().await;
         }
+    }
+
+    /// Tokens are for clients that come back; an agent's id is fixed by its own token.
+    async fn refresh_resume_token(
+        &self,
+        _request: RefreshResumeTokenRequest,
+    ) -> Result<RefreshResumeTokenResponse, Status> {
+        self.identity()?;
+        Err(Status::unimplemented())
     }
 
     /// Exchanges nodes until the peer says goodbye or leaves. Problems are told in the stream before it ends.
@@ -116,12 +130,13 @@ impl Tailnet for TailnetApi {
         requests: Inbound<CoordinateRequest>,
         mut replies: Outbound<CoordinateResponse>,
     ) -> Result<(), Status> {
-        let Some(identity) = &self.identity else {
-            return Err(Status::message("no Stream ID"));
-        };
-        let coordinator = self.services.coordinator.load_full();
+        let identity = self.identity()?;
         // Dropped with this future when the peer leaves, which is what makes it lost.
-        let connection = coordinator.connect(identity.id, &identity.name);
+        let connection = self
+            .services
+            .coordinator
+            .load()
+            .connect(identity.id, &identity.name);
         let ended = {
             let receiving = std::pin::pin!(receive(identity, &*connection, requests));
             let sending = std::pin::pin!(send(&*connection, &mut replies));
@@ -144,11 +159,11 @@ impl Tailnet for TailnetApi {
         };
         // The others learn of the loss before the peer learns why.
         drop(connection);
-        let last = CoordinateResponse {
-            peer_updates: Vec::new(),
+        let last = Response {
+            updates: Vec::new(),
             error: refusal,
         };
-        replies.send(&last).await?;
+        replies.send_as(&OnWire(&last)).await?;
         replies.close();
         Ok(())
     }
@@ -169,25 +184,29 @@ async fn receive(
     mut requests: Inbound<CoordinateRequest>,
 ) -> Result<(), String> {
     while let Ok(Some(request)) = requests.next().await {
-        identity
-            .authority
-            .authorize(&request)
-            .map_err(|error| error.to_string())?;
-        let handled = std::panic::catch_unwind(AssertUnwindSafe(|| connection.handle(request)));
-        if let Ok(result) = handled {
-            result.map_err(|error| error.to_string())?;
-        } else {
+        let handled = AssertUnwindSafe(handle(identity, connection, request)).catch_unwind();
+        handled.await.unwrap_or_else(|_| {
             tracing::error!(peer = %identity.id, "panic while coordinating");
-            return Err(INTERNAL_ERROR.to_owned());
-        }
+            Err(INTERNAL_ERROR.to_owned())
+        })?;
     }
     Ok(())
+}
+
+async fn handle(
+    identity: &Identity,
+    connection: &dyn Connection,
+    request: CoordinateRequest,
+) -> Result<(), String> {
+    let authorized = identity.authority.authorize(&request).await;
+    authorized.map_err(|error| error.to_string())?;
+    connection.handle(request).map_err(|error| error.to_string())
 }
 
 /// Passes responses on until the coordinator ends the connection.
 async fn send(connection: &dyn Connection, replies: &mut Outbound<CoordinateResponse>) -> Result<(), Status> {
     while let Some(response) = poll_fn(|cx| connection.poll_response(cx)).await {
-        replies.send(&response).await?;
+        replies.send_as(&OnWire(&response)).await?;
     }
     Ok(())
 }
