@@ -338,7 +338,7 @@ fn conn_057_and_058_a_long_stop_script_reports_over_one_session() {
     assert_eq!(report["connections"], 1, "{report:#}");
     assert_eq!(data.value(LIFECYCLE), "off");
     assert_eq!(
-        data.value("SELECT count(*) FROM workspace_agent_logs WHERE output LIKE 'stopping since%'"),
+        data.value("SELECT count(*) FROM workspace_agent_logs WHERE output LIKE 'running since%'"),
         "20"
     );
     assert_eq!(server.stop(), Some(0));
