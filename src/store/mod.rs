@@ -7,6 +7,7 @@ mod error;
 mod events;
 mod model;
 pub mod sqlite;
+mod status;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -17,6 +18,7 @@ use async_trait::async_trait;
 pub use error::{StoreError, Violation};
 pub use events::Invalidation;
 pub use model::*;
+pub use status::AgentStatus;
 
 use crate::clock::Timestamp;
 use crate::ids::{AgentId, AgentToken, BuildId, ReplicaId, WorkspaceId};

@@ -12,6 +12,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use drpcd::clock::{Clock, Timestamp};
+use drpcd::store::ConnectionTimes;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -179,6 +181,38 @@ impl Data {
         values.into_iter().next().unwrap()
     }
 
+    /// The status of the one agent, with the default timeout.
+    pub fn status(&self) -> &'static str {
+        let times = self.value(
+            "SELECT created_at || ',' || coalesce(first_connected_at, '') || ',' ||
+                 coalesce(last_connected_at, '') || ',' || coalesce(disconnected_at, '') FROM workspace_agents",
+        );
+        let mut times = times
+            .split(',')
+            .map(|time| time.parse().ok().map(Timestamp::from_micros));
+        let created = times.next().flatten().unwrap();
+        let mut next = || times.next().unwrap();
+        let connection = ConnectionTimes {
+            first_connected_at: next(),
+            last_connected_at: next(),
+            disconnected_at: next(),
+        };
+        let status = connection.status(
+            created,
+            Duration::ZERO,
+            Clock::system().now(),
+            Duration::from_secs(30),
+        );
+        status.as_str()
+    }
+
+    /// Waits until the one agent has this status.
+    #[track_caller]
+    pub fn await_status(&self, expected: &str) {
+        eventually(|| self.status() == expected)
+            .unwrap_or_else(|()| panic!("{}, expected {expected}", self.status()));
+    }
+
     /// Waits until the session of the one agent is in the store, which is up to 100 ms after its handshake.
     #[track_caller]
     pub fn await_connected(&self) {
@@ -330,12 +364,25 @@ impl Go {
     /// Waits for a line of progress.
     #[track_caller]
     pub fn await_line(&mut self, wanted: &str) {
+        self.await_progress(wanted, |line| line == wanted);
+    }
+
+    /// Waits for a session that ended by an error with `wanted` in it.
+    #[track_caller]
+    pub fn await_error(&mut self, wanted: &str) {
+        self.await_progress(wanted, |line| {
+            line.starts_with("session ended: ") && line.contains(wanted)
+        });
+    }
+
+    #[track_caller]
+    fn await_progress(&mut self, wanted: &str, is_it: impl Fn(&str) -> bool) {
         let mut seen = String::new();
         loop {
             let start = seen.len();
             let read = self.errors.read_line(&mut seen).unwrap();
             assert!(read > 0, "no {wanted:?} in:\n{seen}");
-            if seen[start..].trim_end() == wanted {
+            if is_it(seen[start..].trim_end()) {
                 return;
             }
         }

@@ -98,7 +98,7 @@ func TestBecomesReadyAndSaysGoodbye(t *testing.T) {
 }
 
 // Case 48 of the connection cases.
-func TestUnimplementedMonitoringKeepsItRedialing(t *testing.T) {
+func TestConn048UnimplementedMonitoringKeepsItRedialing(t *testing.T) {
 	t.Parallel()
 	script := &refserver.Script{
 		Monitoring: func() (*agentpb.GetResourcesMonitoringConfigurationResponse, error) {
@@ -117,7 +117,7 @@ func TestUnimplementedMonitoringKeepsItRedialing(t *testing.T) {
 }
 
 // Case 48 of the connection cases.
-func TestBadMonitoringConfigurationEndsTheProcess(t *testing.T) {
+func TestConn048BadMonitoringConfigurationEndsTheProcess(t *testing.T) {
 	t.Parallel()
 	for name, config := range map[string]*agentpb.GetResourcesMonitoringConfigurationResponse_Config{
 		"absent":        nil,
@@ -139,7 +139,7 @@ func TestBadMonitoringConfigurationEndsTheProcess(t *testing.T) {
 }
 
 // Case 49 of the connection cases.
-func TestABannerErrorCostsOneReconnect(t *testing.T) {
+func TestConn049ABannerErrorCostsOneReconnect(t *testing.T) {
 	t.Parallel()
 	script := &refserver.Script{Banners: func(n int) error {
 		if n == 0 {
@@ -157,7 +157,7 @@ func TestABannerErrorCostsOneReconnect(t *testing.T) {
 }
 
 // Case 59 of the connection cases: the calls of API 2.0 suffice.
-func TestAnOldAgentAsksForTheOldBanner(t *testing.T) {
+func TestConn059AnOldAgentAsksForTheOldBanner(t *testing.T) {
 	t.Parallel()
 	config := agent.Config{StopAfterReady: 100 * time.Millisecond, Dial: transport.Options{Version: "2.0"}}
 	report, server := run(t, 20*time.Second, &refserver.Script{}, config)
@@ -173,7 +173,7 @@ func TestAnOldAgentAsksForTheOldBanner(t *testing.T) {
 }
 
 // Case 50 of the connection cases, the half of it that this agent does.
-func TestAnUnimplementedScriptCompletedCostsTheTiming(t *testing.T) {
+func TestConn050AnUnimplementedScriptCompletedCostsTheTiming(t *testing.T) {
 	t.Parallel()
 	report, _ := run(t, 20*time.Second, &refserver.Script{}, agent.Config{StopAfterReady: 300 * time.Millisecond})
 	if rpc := report.RPCs["ScriptCompleted"]; !report.OK || report.Connections != 1 || rpc == nil || rpc.Failed != 1 {
@@ -182,7 +182,7 @@ func TestAnUnimplementedScriptCompletedCostsTheTiming(t *testing.T) {
 }
 
 // Case 53 of the connection cases.
-func TestTheLogLimitEndsLogsAndNothingElse(t *testing.T) {
+func TestConn053TheLogLimitEndsLogsAndNothingElse(t *testing.T) {
 	t.Parallel()
 	config := agent.Config{
 		StopAfterReady: 2 * time.Second, ExtraLogLines: 10, CutEvery: 500 * time.Millisecond, Cuts: 1,
@@ -197,7 +197,7 @@ func TestTheLogLimitEndsLogsAndNothingElse(t *testing.T) {
 }
 
 // Case 56 of the connection cases, faster.
-func TestANewStatsIntervalIsHonoured(t *testing.T) {
+func TestConn056ANewStatsIntervalIsHonoured(t *testing.T) {
 	t.Parallel()
 	script := &refserver.Script{StatsInterval: func(n int) time.Duration {
 		if n == 0 {
@@ -223,7 +223,7 @@ func TestANewStatsIntervalIsHonoured(t *testing.T) {
 }
 
 // Case 51 of the connection cases, with the pauses of case 52.
-func TestACutConnectionIsDialedAgainWithoutStartingTwice(t *testing.T) {
+func TestConn051ACutConnectionIsDialedAgainWithoutStartingTwice(t *testing.T) {
 	t.Parallel()
 	for name, fin := range map[string]bool{"reset": false, "fin": true} {
 		t.Run(name, func(t *testing.T) {

@@ -27,7 +27,7 @@ func app(change func(*agentpb.WorkspaceApp)) func(*agentpb.Manifest) {
 }
 
 // Case 54 of the connection cases, and what else a real agent refuses.
-func TestABadManifestKeepsItRedialing(t *testing.T) {
+func TestConn054ABadManifestKeepsItRedialing(t *testing.T) {
 	t.Parallel()
 	for name, bad := range map[string]struct {
 		manifest func(*agentpb.Manifest)
@@ -99,7 +99,7 @@ func TestAGoodAppIsReportedHealthyAndNoMapIsFine(t *testing.T) {
 }
 
 // Cases 57 and 58 of the connection cases: what must end first ends first, and logs flow to the last.
-func TestAStoppingAgentKeepsReporting(t *testing.T) {
+func TestConn057And058AStoppingAgentKeepsReporting(t *testing.T) {
 	t.Parallel()
 	script := &refserver.Script{
 		StatsInterval: func(int) time.Duration { return 20 * time.Millisecond },
@@ -171,7 +171,7 @@ func TestAKilledAgentSaysNothing(t *testing.T) {
 }
 
 // Case 31 of the connection cases needs a peer that is silent without closing; yamux alone would close it.
-func TestAFrozenAgentWaitsForTheServer(t *testing.T) {
+func TestConn031AFrozenAgentWaitsForTheServer(t *testing.T) {
 	t.Parallel()
 	script := &refserver.Script{KeepAlive: 300 * time.Millisecond}
 	report, _ := run(t, 15*time.Second, script, agent.Config{FreezeAfter: 200 * time.Millisecond})

@@ -56,6 +56,38 @@ async fn wire_085_a_stream_without_bytes_stays_open() {
     peer.expect(&[data(0, 1, &[message(1, "re:x"), CLOSE_SEND_2.into()].concat())]);
 }
 
+/// The replies to calls of Echo that have come since the last look, by stream.
+fn echoes(peer: &mut Peer) -> Vec<u32> {
+    let reply = bytes(&[message(1, "re:x"), CLOSE_SEND_2.into()].concat());
+    let frames = frames(&peer.received()).into_iter();
+    let echoes = frames.filter(|frame| frame.4 == reply);
+    echoes.map(|frame| frame.2).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn conn_041_a_stream_that_is_idle_for_ten_minutes_costs_the_others_nothing() {
+    let mut peer = Peer::new();
+    peer.send(&[window(SYN, 1, 0)]).await;
+    for id in [3, 5, 7] {
+        tokio::time::sleep(Duration::from_mins(10)).await;
+        peer.send(&[call(id, "/t/Echo", "x")]).await;
+        assert_eq!(echoes(&mut peer), [id]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn conn_043_messages_may_hold_parts_of_frames_and_several_of_them() {
+    let calls = bytes(&[1, 3, 5].map(|id| call(id, "/t/Echo", "x")).concat());
+    for size in [1, 5, 12, 13, 29, calls.len()] {
+        let mut peer = Peer::new();
+        for part in calls.chunks(size) {
+            peer.push(part);
+            settle().await;
+        }
+        assert_eq!(echoes(&mut peer), [1, 3, 5], "in parts of {size}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn wire_089_and_108_streams_up_to_the_cap() {
     let mut peer = Peer::new();
