@@ -16,7 +16,7 @@ use crate::http::{ApiError, NewSession, SessionHost, WebSocketPipe};
 use crate::ids::{AgentId, AgentToken};
 use crate::mux::pipe::{Close, CloseCode, Pipe as _};
 use crate::mux::{Control, Registry, SessionEnd, serve};
-use crate::services::agent::{AgentApi, AgentServices};
+use crate::services::agent::{AgentApi, AgentServices, BeginError};
 use crate::services::tailnet::{Authority, Identity, TailnetApi, TailnetServices};
 use crate::sessions::{Role, SessionInfo, Sessions};
 use crate::store::{Authenticated, Store, StoreError};
@@ -169,7 +169,7 @@ async fn context(
     shared: &Shared,
     authenticated: Authenticated,
     api_version: String,
-) -> Result<SessionContext, StoreError> {
+) -> Result<SessionContext, BeginError> {
     let (agent, workspace) = (&authenticated.agent, &authenticated.workspace);
     tracing::debug!(
         owner = workspace.owner_username,
@@ -197,7 +197,8 @@ async fn context(
     let agent = tokio::select! {
         agent = shared.agent.begin(authenticated, api_version) => agent?,
         () = shared.clock.sleep(BEGIN_TIMEOUT) => {
-            return Err(StoreError::Unavailable("context deadline exceeded".to_owned()));
+            let late = StoreError::Unavailable("context deadline exceeded".to_owned());
+            return Err(BeginError::Monitors(late));
         }
     };
     let tailnet = Arc::new(TailnetApi::new(Arc::clone(&shared.tailnet), Some(identity)));

@@ -41,6 +41,15 @@ use crate::store::{Authenticated, Monitors, Store, StoreError};
 /// Interval between statistics when the setting is zero.
 const DEFAULT_STATS_INTERVAL: Duration = Duration::from_mins(5);
 
+/// Why a session could not begin; the peer gets the text with the end of its connection.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BeginError {
+    /// Both kinds of monitors come by one statement, whose failure has the text of the first.
+    #[error("initialize resource monitoring: fetch memory resource monitor: {0}")]
+    Monitors(#[source] StoreError),
+}
+
 /// What an operator says about agents.
 #[derive(Clone, Debug)]
 pub struct AgentConfig {
@@ -130,13 +139,14 @@ impl AgentServices {
         self: &Arc<Self>,
         authenticated: Authenticated,
         api_version: String,
-    ) -> Result<Arc<AgentApi>, StoreError> {
+    ) -> Result<Arc<AgentApi>, BeginError> {
         let id = authenticated.agent.id;
         let monitors = self
             .parts
             .patience
             .call(0, || self.parts.store.monitors(id))
-            .await?;
+            .await
+            .map_err(BeginError::Monitors)?;
         Ok(self.session(authenticated, api_version, monitors))
     }
 

@@ -229,13 +229,13 @@ async fn s2_001_to_005_monitors_are_read_at_connection_and_answered_from_memory(
     }
     assert_eq!(fixture.store.calls("monitors"), 1);
     let authenticated = fixture.store.authenticate(&fixture.token).await.unwrap().unwrap();
+    let error = fixture.services.begin(authenticated, "2.8".into()).await;
     assert_eq!(
-        fixture
-            .services
-            .begin(authenticated, "2.8".into())
-            .await
-            .unwrap_err(),
-        away()
+        error.unwrap_err().to_string(),
+        format!(
+            "initialize resource monitoring: fetch memory resource monitor: {}",
+            away()
+        )
     );
 
     let monitorless = EXAMPLE.replacen(
