@@ -160,3 +160,37 @@ fn every_setting_has_a_flag_and_an_environment_variable() {
         );
     }
 }
+
+/// The rows of the settings' table in docs/OPERATING.md.
+fn documented() -> String {
+    use std::fmt::Write as _;
+
+    let mut text = String::from("| flag | variable | key | default | what |\n|---|---|---|---|---|\n");
+    let command = Config::augment_args(clap::Command::new("server"));
+    for arg in command.get_arguments() {
+        let long = arg.get_long().unwrap();
+        let env = arg.get_env().unwrap().to_string_lossy().into_owned();
+        let key = match arg.get_id().as_str() {
+            "config" => String::new(),
+            key => format!("`{key}`"),
+        };
+        let defaults = arg.get_default_values().first();
+        let default = match defaults.map(|value| value.to_string_lossy()) {
+            Some(value) if !value.is_empty() => format!("`{value}`"),
+            _ => String::new(),
+        };
+        let help = arg.get_help().unwrap().to_string();
+        writeln!(text, "| `--{long}` | `{env}` | {key} | {default} | {help} |").unwrap();
+    }
+    text
+}
+
+#[test]
+fn every_setting_is_documented_as_it_is() {
+    let operating = include_str!("../../docs/OPERATING.md");
+    assert!(
+        operating.contains(&documented()),
+        "the table should be:\n{}",
+        documented()
+    );
+}
