@@ -110,6 +110,7 @@ func runAgent(ctx context.Context, flags *flag.FlagSet, args []string) (any, boo
 	flags.DurationVar(&config.StopScript, "stop-script", 0, "how long stop scripts run")
 	flags.IntVar(&config.ExtraLogLines, "log-lines", 0, "extra log lines at start")
 	flags.IntVar(&config.ExtraLogBytes, "log-bytes", 100, "bytes of each")
+	flags.BoolVar(&config.Use, "use", false, "when ready, do once what people and tools make an agent do")
 	flags.DurationVar(&config.BannerInterval, "banner-interval", 0, "0 is the real two minutes")
 	if err := parse(flags, args); err != nil {
 		return nil, false, err

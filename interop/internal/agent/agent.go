@@ -54,6 +54,8 @@ type Config struct {
 	BannerInterval time.Duration
 	// MonitorInterval replaces the configured collection interval when set.
 	MonitorInterval time.Duration
+	// Use does once, when it is ready, what people and tools make an agent do: see use.
+	Use bool
 	// Progress gets a line per step.
 	Progress io.Writer
 }

@@ -181,6 +181,23 @@ func TestConn050AnUnimplementedScriptCompletedCostsTheTiming(t *testing.T) {
 	}
 }
 
+// Case 50 of the connection cases, for all that a session survives.
+func TestConn050WhatUseBringsCostsNoSession(t *testing.T) {
+	t.Parallel()
+	config := agent.Config{StopAfterReady: time.Second, Use: true}
+	report, _ := run(t, 20*time.Second, &refserver.Script{}, config)
+	if !report.OK || report.Connections != 1 || report.Steps["used"] == 0 {
+		t.Fatalf("%+v", report)
+	}
+	for method, calls := range map[string]int{
+		"ReportConnection": 3, "CreateSubAgent": 2, "ReportBoundaryLogs": 1, "PushResourcesMonitoringUsage": 1,
+	} {
+		if rpc := report.RPCs[method]; rpc == nil || rpc.Calls != calls {
+			t.Errorf("%s: %+v", method, rpc)
+		}
+	}
+}
+
 // Case 53 of the connection cases.
 func TestConn053TheLogLimitEndsLogsAndNothingElse(t *testing.T) {
 	t.Parallel()

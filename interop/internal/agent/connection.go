@@ -101,6 +101,9 @@ func (c *connection) start() {
 		c.coordination(manifest)
 		c.stops("derp map", c.derpMaps)
 		c.stops("stats", c.stats)
+		if c.config.Use {
+			c.stops("use", c.use)
+		}
 		c.plan()
 		return nil
 	})

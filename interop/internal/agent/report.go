@@ -76,6 +76,11 @@ type Report struct {
 	Banners json.RawMessage `json:"banners,omitempty"`
 	// Monitoring is the last answer.
 	Monitoring json.RawMessage `json:"monitoring,omitempty"`
+	// SubAgents are the names that the server listed at last, SubAgentErrors what it said of the first one's apps,
+	// SubAgentManifest what that one got over a session of its own.
+	SubAgents        []string        `json:"sub_agents"`
+	SubAgentErrors   json.RawMessage `json:"sub_agent_errors,omitempty"`
+	SubAgentManifest json.RawMessage `json:"sub_agent_manifest,omitempty"`
 }
 
 // Held is whether what was asked for held.
@@ -117,6 +122,7 @@ func newReport() *Report {
 		CoordinateErrors: []string{},
 		StatsAt:          []int64{},
 		MetadataValues:   map[string]int{},
+		SubAgents:        []string{},
 	}
 }
 

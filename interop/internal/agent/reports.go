@@ -114,13 +114,28 @@ func (c *connection) stats(ctx context.Context) error {
 		if !sleep(ctx, interval) {
 			return nil
 		}
-		request = &agentpb.UpdateStatsRequest{Stats: &agentpb.Stats{
-			ConnectionsByProto: map[string]int64{},
-			// No peer was measured: minus one microsecond, in the unit of the field.
-			ConnectionMedianLatencyMs: -0.001,
-			RxPackets:                 10, RxBytes: 1000, TxPackets: 20, TxBytes: 2000,
+		request = &agentpb.UpdateStatsRequest{Stats: c.sample()}
+	}
+}
+
+// sample is what an agent measures: of nobody, or of an editor and a shell when it is used.
+func (c *connection) sample() *agentpb.Stats {
+	stats := &agentpb.Stats{
+		ConnectionsByProto: map[string]int64{},
+		// No peer was measured: minus one microsecond, in the unit of the field.
+		ConnectionMedianLatencyMs: -0.001,
+		RxPackets:                 10, RxBytes: 1000, TxPackets: 20, TxBytes: 2000,
+	}
+	if c.config.Use {
+		stats.ConnectionsByProto["TCP"] = 2
+		stats.ConnectionCount, stats.ConnectionMedianLatencyMs = 2, 12.5
+		stats.SessionCountVscode, stats.SessionCountSsh = 1, 1
+		stats.Metrics = []*agentpb.Stats_Metric{{
+			Name: "agent_sessions_total", Type: agentpb.Stats_Metric_COUNTER, Value: 2,
+			Labels: []*agentpb.Stats_Metric_Label{{Name: "magic_type", Value: "ssh"}},
 		}}
 	}
+	return stats
 }
 
 // appHealth reports every app that is checked as healthy, one second after the manifest.
