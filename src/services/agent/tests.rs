@@ -1,5 +1,6 @@
 //! The service against a real store, some of whose methods fail.
 
+mod economy;
 mod logs_and_copies;
 mod manifest;
 mod reports;
