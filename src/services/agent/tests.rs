@@ -4,6 +4,8 @@ mod economy;
 mod logs_and_copies;
 mod manifest;
 mod reports;
+mod scripts;
+mod subagents;
 
 use std::sync::Arc;
 use std::time::Duration;
