@@ -1,6 +1,7 @@
 //! The service against a real store, some of whose methods fail.
 
 mod economy;
+mod hostile;
 mod logs_and_copies;
 mod manifest;
 mod reports;
