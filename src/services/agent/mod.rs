@@ -5,7 +5,9 @@
 //! `coderd/agentapi/api.go`. Methods that are not overridden answer `Unimplemented`.
 
 mod announcement_banners;
+mod boundary_logs;
 mod cached_workspace;
+mod connections;
 mod lifecycle;
 mod logs;
 mod manifest;
@@ -30,8 +32,10 @@ use uuid::Uuid;
 
 pub use self::announcement_banners::{Appearance, AppearanceError, Banner, StoreAppearance};
 use self::session::Session;
+use super::connection_log::{Backends, ConnectionLogger};
 use super::patience::Patience;
 use super::tailnet::derp::DerpMaps;
+use crate::batch::boundary_usage::BoundaryUsageTracker;
 use crate::batch::metadata::MetadataBatcher;
 use crate::batch::stats::StatsBatcher;
 use crate::clock::Clock;
@@ -97,6 +101,8 @@ pub struct Collaborators {
     pub stats: StatsBatcher,
     /// Collects metadata.
     pub metadata: MetadataBatcher,
+    /// Counts what boundaries let through, if anybody wants to know.
+    pub boundary_usage: Option<BoundaryUsageTracker>,
     /// Has the DERP map.
     pub derp_maps: DerpMaps,
 }
@@ -107,6 +113,7 @@ pub struct AgentServices {
     parts: Collaborators,
     config: AgentConfig,
     appearance: ArcSwap<Box<dyn Appearance>>,
+    connection_logger: ArcSwap<Box<dyn ConnectionLogger>>,
     sessions: Mutex<SessionList>,
 }
 
@@ -126,6 +133,7 @@ impl AgentServices {
             parts,
             config,
             appearance,
+            connection_logger: ArcSwap::from_pointee(Box::new(Backends::default())),
             sessions: Mutex::default(),
         })
     }
@@ -133,6 +141,11 @@ impl AgentServices {
     /// Exchanges where banners come from; the next call asks the new source.
     pub fn swap_appearance(&self, appearance: impl Appearance) {
         self.appearance.store(Arc::new(Box::new(appearance)));
+    }
+
+    /// Exchanges where reports of connections go, which is nowhere at first.
+    pub fn swap_connection_logger(&self, logger: impl ConnectionLogger) {
+        self.connection_logger.store(Arc::new(Box::new(logger)));
     }
 
     /// Begins a session: reads what it needs beside what authentication has read.
@@ -327,5 +340,17 @@ impl proto::Agent for AgentApi {
         _request: proto::ListSubAgentsRequest,
     ) -> Result<proto::ListSubAgentsResponse, Status> {
         self.sub_agents().await
+    }
+
+    async fn report_connection(&self, request: proto::ReportConnectionRequest) -> Result<(), Status> {
+        self.log_connection(request).await
+    }
+
+    async fn report_boundary_logs(
+        &self,
+        request: proto::ReportBoundaryLogsRequest,
+    ) -> Result<proto::ReportBoundaryLogsResponse, Status> {
+        self.log_boundary(&request);
+        Ok(proto::ReportBoundaryLogsResponse {})
     }
 }

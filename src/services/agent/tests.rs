@@ -1,5 +1,6 @@
 //! The service against a real store, some of whose methods fail.
 
+mod connections;
 mod economy;
 mod hostile;
 mod logs_and_copies;
@@ -16,10 +17,11 @@ use tokio_util::sync::CancellationToken;
 use super::{
     AgentApi, AgentConfig, AgentServices, Appearance, AppearanceError, Banner, Collaborators, StoreAppearance,
 };
+use crate::batch::boundary_usage::BoundaryUsageTracker;
 use crate::batch::metadata::MetadataBatcher;
 use crate::batch::stats::StatsBatcher;
 use crate::clock::{Clock, Timestamp};
-use crate::ids::{AgentToken, UserId};
+use crate::ids::{AgentToken, ReplicaId, UserId};
 use crate::proto::agent as proto;
 use crate::proto::agent::Agent as _;
 use crate::proto::agent::lifecycle::State;
@@ -68,6 +70,11 @@ impl Fixture {
             patience: patience.clone(),
             stats: StatsBatcher::new(Arc::clone(&dyn_store), clock.clone()),
             metadata: MetadataBatcher::new(Arc::clone(&dyn_store), pubsub.clone(), clock.clone()),
+            boundary_usage: Some(BoundaryUsageTracker::new(
+                Arc::clone(&dyn_store),
+                clock.clone(),
+                ReplicaId::random(),
+            )),
             derp_maps: DerpMaps::fixed(default_map(&config.access_url)),
         };
         let services = AgentServices::new(parts, config, StoreAppearance::new(dyn_store, patience));

@@ -6,6 +6,8 @@
 mod agent;
 mod auth;
 mod batch;
+mod boundary_usage;
+mod connection_logs;
 mod connections;
 mod engine;
 mod error;
@@ -29,9 +31,9 @@ use crate::clock::Timestamp;
 use crate::ids::{AgentId, AgentToken, BuildId, ReplicaId, WorkspaceId};
 use crate::seed::Seed;
 use crate::store::{
-    Agent, AgentStat, Authenticated, ConnectionChange, LifecycleUpdate, LogBatch, LogSource, LogsInserted,
-    ManifestParts, MetadataValue, Monitors, NewSubAgent, ScriptTiming, SeededAgent, StartupUpdate, Store,
-    StoreError, StoredEvent, SubAgent, SubAgentDeleted, Workspace,
+    Agent, AgentStat, Authenticated, BoundaryUsage, ConnectionChange, ConnectionLog, LifecycleUpdate,
+    LogBatch, LogSource, LogsInserted, ManifestParts, MetadataValue, Monitors, NewSubAgent, ScriptTiming,
+    SeededAgent, StartupUpdate, Store, StoreError, StoredEvent, SubAgent, SubAgentDeleted, Workspace,
 };
 
 /// Connections for reading. Reads are short and mostly of cached pages, so more would wait for the same cores.
@@ -49,6 +51,8 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         agent::STATEMENTS,
         auth::STATEMENTS,
         batch::STATEMENTS,
+        boundary_usage::STATEMENTS,
+        connection_logs::STATEMENTS,
         connections::STATEMENTS,
         events::STATEMENTS,
         logs::STATEMENTS,
@@ -174,6 +178,19 @@ impl Store for SqliteStore {
 
     async fn insert_script_timing(&self, timing: &ScriptTiming) -> Result<(), StoreError> {
         subagents::insert_timing(&self.database, timing).await
+    }
+
+    async fn upsert_connection_log(&self, log: &ConnectionLog) -> Result<(), StoreError> {
+        connection_logs::upsert(&self.database, log).await
+    }
+
+    async fn upsert_boundary_usage(
+        &self,
+        replica: ReplicaId,
+        usage: &BoundaryUsage,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        boundary_usage::upsert(&self.database, replica, usage, now).await
     }
 
     async fn insert_stats(&self, stats: &[AgentStat]) -> Result<(), StoreError> {
