@@ -4,6 +4,7 @@
 //! the server drives until shutdown, when it writes what is left.
 
 pub mod connections;
+pub mod last_used;
 pub mod metadata;
 pub mod stats;
 

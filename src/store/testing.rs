@@ -10,9 +10,9 @@ use tempfile::TempDir;
 
 use super::sqlite::{SqliteOptions, SqliteStore};
 use super::{
-    Agent, AgentStat, Authenticated, ConnectionChange, LifecycleUpdate, LogBatch, LogSource, LogsInserted,
-    ManifestParts, MetadataValue, Monitors, SeededAgent, StartupUpdate, Store, StoreError, StoredEvent,
-    Workspace,
+    Agent, AgentStat, Authenticated, Autostart, BuildReadiness, ConnectionChange, LifecycleUpdate, LogBatch,
+    LogSource, LogsInserted, ManifestParts, MetadataValue, Monitors, SeededAgent, StartupUpdate, Store,
+    StoreError, StoredEvent, Workspace,
 };
 use crate::clock::Timestamp;
 use crate::ids::{AgentId, AgentToken, BuildId, ReplicaId, WorkspaceId};
@@ -97,6 +97,8 @@ pub(crate) struct RecordingStore {
     pub(crate) fault: Mutex<Option<StoreError>>,
     /// Statistics by statement.
     pub(crate) stats: Mutex<Vec<Vec<AgentStat>>>,
+    /// Workspaces that were marked as used, and when, by statement.
+    pub(crate) touched: Mutex<Vec<(Vec<WorkspaceId>, Timestamp)>>,
     /// Metadata by statement.
     pub(crate) metadata: Mutex<Vec<Vec<MetadataValue>>>,
     /// What the next [`Store::take_events`] finds.
@@ -165,6 +167,13 @@ record! {
         this.stats.lock().unwrap().push(stats.to_vec());
         Ok(())
     };
+    bump_activity(workspace: WorkspaceId, now: Timestamp, autostart: Option<Autostart>) -> bool =
+        |_, _, _, _| nothing();
+    touch_workspaces(workspaces: &[WorkspaceId], at: Timestamp) -> () = |this, workspaces, at| {
+        this.touched.lock().unwrap().push((workspaces.to_vec(), at));
+        Ok(())
+    };
+    build_readiness(agent: AgentId) -> BuildReadiness = |_, _| nothing();
     update_metadata(values: &[MetadataValue]) -> () = |this, values| {
         this.metadata.lock().unwrap().push(values.to_vec());
         Ok(())
@@ -216,6 +225,9 @@ pass! {
     insert_logs(batch: &LogBatch) -> LogsInserted;
     set_logs_overflowed(agent: AgentId) -> ();
     insert_stats(stats: &[AgentStat]) -> ();
+    bump_activity(workspace: WorkspaceId, now: Timestamp, autostart: Option<Autostart>) -> bool;
+    touch_workspaces(workspaces: &[WorkspaceId], at: Timestamp) -> ();
+    build_readiness(agent: AgentId) -> BuildReadiness;
     update_metadata(values: &[MetadataValue]) -> ();
     record_connects(replica: ReplicaId, changes: &[ConnectionChange]) -> ();
     record_heartbeats(replica: ReplicaId, agents: &[AgentId], at: Timestamp) -> ();

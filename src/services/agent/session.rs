@@ -15,6 +15,8 @@ use crate::store::{Agent, Authenticated, Monitors, StoreError, Workspace};
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) agent_id: AgentId,
+    /// At connection, as in the original: reports carry it without reading the row.
+    pub(super) agent_name: Box<str>,
     pub(super) workspace_id: WorkspaceId,
     /// At connection; events go to this owner even if the workspace has another one by now, as in the original.
     pub(super) owner_id: UserId,
@@ -25,6 +27,8 @@ pub(super) struct Session {
     logs_overflowed: AtomicBool,
     /// The source of log lines that name none is in the store, where it stays.
     pub(super) external_source_exists: AtomicBool,
+    /// The agent has reported the end of its start over this session, so its build's duration was looked at.
+    pub(super) build_observed: AtomicBool,
 }
 
 /// Copies of rows; `None` makes the next use read.
@@ -64,12 +68,14 @@ impl Session {
         let Authenticated { agent, workspace, .. } = authenticated;
         Self {
             agent_id: agent.id,
+            agent_name: agent.name.as_str().into(),
             workspace_id: workspace.id,
             owner_id: workspace.owner_id,
             api_version: api_version.into(),
             monitors,
             logs_overflowed: AtomicBool::new(agent.logs_overflowed),
             external_source_exists: AtomicBool::new(false),
+            build_observed: AtomicBool::new(false),
             copies: Mutex::new(Copies {
                 workspace: cacheable(&Arc::new(workspace)),
                 agent: Some(Arc::new(agent.into())),
