@@ -163,6 +163,13 @@ mod tests {
     }
 
     #[test]
+    fn s1_021_eight_in_sydney_is_half_an_hour_after_half_past_seven_there() {
+        let now = "2026-03-19T20:30:00Z";
+        let next = first("CRON_TZ=Australia/Sydney 0 8 * * *", now);
+        assert_eq!(next, "2026-03-19T21:00:00Z");
+    }
+
+    #[test]
     fn the_next_time_is_later_than_now() {
         let schedule = "0 12 * * *";
         assert_eq!(
