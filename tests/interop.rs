@@ -48,7 +48,7 @@ fn conn_047_an_agent_becomes_ready_and_says_goodbye() {
     for (method, rpc) in report["rpcs"].as_object().unwrap() {
         // The methods that an agent does not depend on are not served yet.
         let expected = match method.as_str() {
-            "BatchUpdateAppHealths" | "ScriptCompleted" => "Unimplemented",
+            "BatchUpdateAppHealths" => "Unimplemented",
             _ => "",
         };
         let errors = rpc["errors"].as_array().unwrap();

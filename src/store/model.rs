@@ -1,10 +1,14 @@
 //! What the store holds, as the services see it: plain values, no SQL, no wire types.
 
+mod subagents;
+
 use crate::clock::Timestamp;
 use crate::ids::{
     AgentId, AgentToken, AppId, BuildId, DevcontainerId, LogSourceId, OrganizationId, ResourceId, ScriptId,
     TemplateId, TemplateVersionId, UserId, WorkspaceId,
 };
+
+pub use self::subagents::*;
 
 /// Declares an enum whose labels are those of the database.
 macro_rules! labels {

@@ -11,8 +11,8 @@ use tempfile::TempDir;
 use super::sqlite::{SqliteOptions, SqliteStore};
 use super::{
     Agent, AgentStat, Authenticated, Autostart, BuildReadiness, ConnectionChange, LifecycleUpdate, LogBatch,
-    LogSource, LogsInserted, ManifestParts, MetadataValue, Monitors, SeededAgent, StartupUpdate, Store,
-    StoreError, StoredEvent, Workspace,
+    LogSource, LogsInserted, ManifestParts, MetadataValue, Monitors, NewSubAgent, ScriptTiming, SeededAgent,
+    StartupUpdate, Store, StoreError, StoredEvent, SubAgent, SubAgentDeleted, Workspace,
 };
 use crate::clock::Timestamp;
 use crate::ids::{AgentId, AgentToken, BuildId, ReplicaId, WorkspaceId};
@@ -75,7 +75,10 @@ impl FaultyStore {
             .await
             .unwrap();
         rows.iter()
-            .map(|row| row.get::<Option<String>, _>(0).unwrap_or_default())
+            .map(|row| match row.try_get::<i64, _>(0) {
+                Ok(number) => number.to_string(),
+                Err(_) => row.get::<Option<String>, _>(0).unwrap_or_default(),
+            })
             .collect()
     }
 
@@ -163,6 +166,12 @@ record! {
     insert_log_source(source: &LogSource) -> () = |_, _| nothing();
     insert_logs(batch: &LogBatch) -> LogsInserted = |_, _| nothing();
     set_logs_overflowed(agent: AgentId) -> () = |_, _| nothing();
+    create_sub_agent(agent: &NewSubAgent) -> Vec<(usize, StoreError)> = |_, _| nothing();
+    update_display_apps(agent: AgentId, parent: AgentId, apps: &[&'static str], now: Timestamp) -> Option<SubAgent> =
+        |_, _, _, _, _| nothing();
+    sub_agents(parent: AgentId) -> Vec<SubAgent> = |_, _| nothing();
+    delete_sub_agent(agent: AgentId, caller: AgentId, now: Timestamp) -> SubAgentDeleted = |_, _, _, _| nothing();
+    insert_script_timing(timing: &ScriptTiming) -> () = |_, _| nothing();
     insert_stats(stats: &[AgentStat]) -> () = |this, stats| {
         this.stats.lock().unwrap().push(stats.to_vec());
         Ok(())
@@ -224,6 +233,11 @@ pass! {
     insert_log_source(source: &LogSource) -> ();
     insert_logs(batch: &LogBatch) -> LogsInserted;
     set_logs_overflowed(agent: AgentId) -> ();
+    create_sub_agent(agent: &NewSubAgent) -> Vec<(usize, StoreError)>;
+    update_display_apps(agent: AgentId, parent: AgentId, apps: &[&'static str], now: Timestamp) -> Option<SubAgent>;
+    sub_agents(parent: AgentId) -> Vec<SubAgent>;
+    delete_sub_agent(agent: AgentId, caller: AgentId, now: Timestamp) -> SubAgentDeleted;
+    insert_script_timing(timing: &ScriptTiming) -> ();
     insert_stats(stats: &[AgentStat]) -> ();
     bump_activity(workspace: WorkspaceId, now: Timestamp, autostart: Option<Autostart>) -> bool;
     touch_workspaces(workspaces: &[WorkspaceId], at: Timestamp) -> ();

@@ -12,6 +12,7 @@ import (
 
 	"github.com/drpcd/drpcd/interop/internal/transport"
 	"github.com/drpcd/drpcd/interop/proto/agentpb"
+	"github.com/drpcd/drpcd/interop/proto/tailnetpb"
 )
 
 // callsResult says how many calls went how.
@@ -76,7 +77,9 @@ var methods = map[string]func(context.Context, agentpb.DRPCAgentClient, int) err
 		return err
 	},
 	"unimplemented": func(ctx context.Context, client agentpb.DRPCAgentClient, _ int) error {
-		_, err := client.ListSubAgents(ctx, &agentpb.ListSubAgentsRequest{})
+		// Not for agents, on any server.
+		tailnet := tailnetpb.NewDRPCTailnetClient(client.DRPCConn())
+		_, err := tailnet.RefreshResumeToken(ctx, &tailnetpb.RefreshResumeTokenRequest{})
 		if err == nil || err.Error() != "Unimplemented" {
 			return fmt.Errorf("expected Unimplemented, got %v", err)
 		}

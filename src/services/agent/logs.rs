@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use uuid::Uuid;
 
-use super::{AgentApi, agent_error};
+use super::{AgentApi, agent_error, uuid};
 use crate::clock::Timestamp;
 use crate::ids::LogSourceId;
 use crate::mux::{Status, quote};
@@ -52,13 +52,8 @@ impl AgentApi {
             )));
         }
         let id = &request.log_source_id;
-        let source = Uuid::from_slice(id).map_err(|_| {
-            let length = id.len();
-            Status::message(format!(
-                "parse log source ID {}: invalid UUID (got {length} bytes)",
-                quote(id)
-            ))
-        })?;
+        let source = uuid(id)
+            .map_err(|error| Status::message(format!("parse log source ID {}: {error}", quote(id))))?;
         let created_at = parts.clock.now();
         let source_id = if source.is_nil() {
             self.insert_external_source(created_at).await?;

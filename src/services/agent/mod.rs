@@ -13,10 +13,12 @@ mod logs;
 mod manifest;
 mod metadata;
 mod resources_monitoring;
+mod script_completed;
 mod session;
 mod startup;
 mod stats;
 mod stats_reporter;
+mod subagent;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +29,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use url::Url;
+use uuid::Uuid;
 
 pub use self::announcement_banners::{Appearance, AppearanceError, Banner, StoreAppearance};
 use self::session::Session;
@@ -240,6 +243,19 @@ fn enum_name<E: TryFrom<i32>>(number: i32, name: fn(&E) -> &'static str) -> Stri
     E::try_from(number).map_or_else(|_| number.to_string(), |value| name(&value).to_owned())
 }
 
+/// An id as it travels, or what the original says of bytes that are none.
+fn uuid(bytes: &[u8]) -> Result<Uuid, String> {
+    Uuid::from_slice(bytes).map_err(|_| format!("invalid UUID (got {} bytes)", bytes.len()))
+}
+
+/// NUL never reaches a store.
+fn refuse_nul<'a>(field: &str, texts: impl IntoIterator<Item = &'a String>) -> Result<(), Status> {
+    if texts.into_iter().any(|text| text.contains('\0')) {
+        return Err(Status::message(format!("{field} must not contain NUL")));
+    }
+    Ok(())
+}
+
 impl proto::Agent for AgentApi {
     async fn get_manifest(&self, _request: proto::GetManifestRequest) -> Result<proto::Manifest, Status> {
         self.manifest().await
@@ -296,5 +312,33 @@ impl proto::Agent for AgentApi {
         _request: proto::GetResourcesMonitoringConfigurationRequest,
     ) -> Result<proto::GetResourcesMonitoringConfigurationResponse, Status> {
         Ok(self.monitoring_configuration())
+    }
+
+    async fn script_completed(
+        &self,
+        request: proto::WorkspaceAgentScriptCompletedRequest,
+    ) -> Result<proto::WorkspaceAgentScriptCompletedResponse, Status> {
+        self.complete_script(request).await
+    }
+
+    async fn create_sub_agent(
+        &self,
+        request: proto::CreateSubAgentRequest,
+    ) -> Result<proto::CreateSubAgentResponse, Status> {
+        self.new_sub_agent(request).await
+    }
+
+    async fn delete_sub_agent(
+        &self,
+        request: proto::DeleteSubAgentRequest,
+    ) -> Result<proto::DeleteSubAgentResponse, Status> {
+        self.remove_sub_agent(request).await
+    }
+
+    async fn list_sub_agents(
+        &self,
+        _request: proto::ListSubAgentsRequest,
+    ) -> Result<proto::ListSubAgentsResponse, Status> {
+        self.sub_agents().await
     }
 }

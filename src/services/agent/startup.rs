@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{AgentApi, agent_error, enum_name, required};
+use super::{AgentApi, agent_error, enum_name, refuse_nul, required};
 use crate::mux::{Status, quote};
 use crate::proto::agent as proto;
 use crate::proto::agent::startup::Subsystem as Proto;
@@ -55,14 +55,6 @@ impl AgentApi {
         })?;
         Ok(startup)
     }
-}
-
-/// NUL never reaches a store.
-fn refuse_nul<'a>(field: &str, texts: impl IntoIterator<Item = &'a String>) -> Result<(), Status> {
-    if texts.into_iter().any(|text| text.contains('\0')) {
-        return Err(Status::message(format!("{field} must not contain NUL")));
-    }
-    Ok(())
 }
 
 fn subsystem(number: i32) -> Result<Subsystem, Status> {

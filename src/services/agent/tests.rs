@@ -3,9 +3,12 @@
 mod activity;
 mod builds;
 mod economy;
+mod hostile;
 mod logs_and_copies;
 mod manifest;
 mod reports;
+mod scripts;
+mod subagents;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -16,6 +16,7 @@ mod manifest;
 mod open;
 mod row;
 mod seed;
+mod subagents;
 #[cfg(test)]
 mod tests;
 
@@ -30,8 +31,8 @@ use crate::ids::{AgentId, AgentToken, BuildId, ReplicaId, WorkspaceId};
 use crate::seed::Seed;
 use crate::store::{
     Agent, AgentStat, Authenticated, Autostart, BuildReadiness, ConnectionChange, LifecycleUpdate, LogBatch,
-    LogSource, LogsInserted, ManifestParts, MetadataValue, Monitors, SeededAgent, StartupUpdate, Store,
-    StoreError, StoredEvent, Workspace,
+    LogSource, LogsInserted, ManifestParts, MetadataValue, Monitors, NewSubAgent, ScriptTiming, SeededAgent,
+    StartupUpdate, Store, StoreError, StoredEvent, SubAgent, SubAgentDeleted, Workspace,
 };
 
 /// Connections for reading. Reads are short and mostly of cached pages, so more would wait for the same cores.
@@ -54,6 +55,7 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         events::STATEMENTS,
         logs::STATEMENTS,
         manifest::STATEMENTS,
+        subagents::STATEMENTS,
     ]
     .into_iter()
     .chain(seed::statements())
@@ -143,6 +145,37 @@ impl Store for SqliteStore {
 
     async fn set_logs_overflowed(&self, agent: AgentId) -> Result<(), StoreError> {
         logs::set_overflowed(&self.database, agent).await
+    }
+
+    async fn create_sub_agent(&self, agent: &NewSubAgent) -> Result<Vec<(usize, StoreError)>, StoreError> {
+        subagents::create(&self.database, agent).await
+    }
+
+    async fn update_display_apps(
+        &self,
+        agent: AgentId,
+        parent: AgentId,
+        display_apps: &[&'static str],
+        now: Timestamp,
+    ) -> Result<Option<SubAgent>, StoreError> {
+        subagents::update_display_apps(&self.database, agent, parent, display_apps, now).await
+    }
+
+    async fn sub_agents(&self, parent: AgentId) -> Result<Vec<SubAgent>, StoreError> {
+        subagents::list(&self.database, parent).await
+    }
+
+    async fn delete_sub_agent(
+        &self,
+        agent: AgentId,
+        caller: AgentId,
+        now: Timestamp,
+    ) -> Result<SubAgentDeleted, StoreError> {
+        subagents::delete(&self.database, agent, caller, now).await
+    }
+
+    async fn insert_script_timing(&self, timing: &ScriptTiming) -> Result<(), StoreError> {
+        subagents::insert_timing(&self.database, timing).await
     }
 
     async fn insert_stats(&self, stats: &[AgentStat]) -> Result<(), StoreError> {

@@ -261,16 +261,6 @@ async fn s2_001_to_005_monitors_are_read_at_connection_and_answered_from_memory(
 }
 
 #[tokio::test]
-async fn methods_of_later_are_unimplemented() {
-    let api = Fixture::new().await.connect().await;
-    let status = api
-        .list_sub_agents(proto::ListSubAgentsRequest {})
-        .await
-        .unwrap_err();
-    assert_eq!((status.code(), status.text()), (12, "Unimplemented"));
-}
-
-#[tokio::test]
 async fn s1_089_to_093_copies_of_workspaces_follow_the_store_on_one_tick_for_all() {
     let fixture = Fixture::new().await;
     let (one, two) = (fixture.connect().await, fixture.connect().await);

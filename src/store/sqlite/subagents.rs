@@ -1,0 +1,211 @@
+//! Sub agents: created whole by their parent, marked when deleted, never removed.
+
+use super::agent::ensure_name_is_free;
+use super::batch::json;
+use super::engine::{Database, Session, statements};
+use super::events;
+use super::row::Columns as _;
+use crate::clock::Timestamp;
+use crate::ids::{AgentId, AgentToken, ResourceId};
+use crate::store::{Invalidation, NewApp, NewSubAgent, ScriptTiming, StoreError, SubAgent, SubAgentDeleted};
+
+statements! {
+    PARENT_RESOURCE = "sub_agent_parent":
+        "SELECT resource_id FROM workspace_agents WHERE id = ?1 AND deleted = 0";
+    /// The parent's resource, timeout, help and scope; never its environment, message of the day or instance.
+    INSERT_SUB_AGENT = "insert_sub_agent":
+        "INSERT INTO workspace_agents (
+            id, parent_id, created_at, updated_at, name, resource_id, auth_token, architecture, operating_system,
+            directory, troubleshooting_url, connection_timeout_seconds, display_apps, api_key_scope
+        )
+        SELECT ?1, id, ?3, ?3, ?4, resource_id, ?5, ?6, ?7, ?8, troubleshooting_url, connection_timeout_seconds, ?9,
+            api_key_scope
+        FROM workspace_agents WHERE id = ?2";
+    INSERT_SUB_AGENT_APP = "insert_sub_agent_app":
+        "INSERT INTO workspace_apps (
+            id, created_at, agent_id, slug, display_name, icon, command, url, healthcheck_url, healthcheck_interval,
+            healthcheck_threshold, health, subdomain, sharing_level, external, hidden, display_order, open_in,
+            display_group
+        )
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, iif(?9 = '', 'disabled', 'initializing'), ?12, ?13, ?14,
+            ?15, ?16, ?17, ?18)";
+    UPDATE_DISPLAY_APPS = "update_sub_agent_display_apps":
+        "UPDATE workspace_agents SET display_apps = ?3, updated_at = ?4
+        WHERE id = ?1 AND parent_id = ?2 AND deleted = 0
+        RETURNING id, name, auth_token";
+    SUB_AGENT_EXISTS = "sub_agent_exists": "SELECT 1 FROM workspace_agents WHERE id = ?1 AND deleted = 0";
+    /// One row at least while the parent lives.
+    SUB_AGENTS = "sub_agents":
+        "SELECT child.id, child.name, child.auth_token
+        FROM workspace_agents AS parent
+        LEFT JOIN workspace_agents AS child ON child.parent_id = parent.id AND child.deleted = 0
+        WHERE parent.id = ?1 AND parent.deleted = 0
+        ORDER BY child.created_at, child.id";
+    /// Whether two agents' workspaces have one owner and organization.
+    SAME_OWNER = "sub_agent_same_owner":
+        "SELECT count(DISTINCT w.owner_id) = 1 AND count(DISTINCT w.organization_id) = 1 AS same,
+            max(a.id = ?2) AS known
+        FROM workspace_agents AS a
+        JOIN workspace_resources AS r ON r.id = a.resource_id
+        JOIN workspace_builds AS b ON b.job_id = r.job_id
+        JOIN workspaces AS w ON w.id = b.workspace_id
+        WHERE a.id IN (?1, ?2)";
+    DELETE_SUB_AGENT = "delete_sub_agent":
+        "UPDATE workspace_agents SET deleted = 1 WHERE id = ?1 AND parent_id IS NOT NULL AND deleted = 0";
+    INSERT_SCRIPT_TIMING = "insert_script_timing":
+        "INSERT INTO workspace_agent_script_timings (script_id, started_at, ended_at, exit_code, stage, status)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+}
+
+/// Returns the apps that were refused, each with its index and the engine's text.
+pub(super) async fn create(
+    database: &Database,
+    agent: &NewSubAgent,
+) -> Result<Vec<(usize, StoreError)>, StoreError> {
+    let mut transaction = database.transaction().await?;
+    let outcome = create_in(&mut transaction, agent).await;
+    transaction.finish(outcome).await
+}
+
+async fn create_in(
+    transaction: &mut Session<'_>,
+    agent: &NewSubAgent,
+) -> Result<Vec<(usize, StoreError)>, StoreError> {
+    let parent = transaction.one(PARENT_RESOURCE.bind(agent.parent_id.0)).await?;
+    let resource: ResourceId = parent.id("resource_id")?;
+    ensure_name_is_free(transaction, resource, &agent.name, agent.id).await?;
+    let insert = INSERT_SUB_AGENT
+        .bind(agent.id.0)
+        .bind(agent.parent_id.0)
+        .bind(agent.created_at.as_micros())
+        .bind(agent.name.as_str())
+        .bind(*agent.auth_token.reveal())
+        .bind(agent.architecture.as_str())
+        .bind(agent.operating_system.as_str())
+        .bind(agent.directory.as_str())
+        .bind(json(agent.display_apps.iter())?);
+    transaction.execute(insert).await?;
+    let mut refused = Vec::new();
+    for app in &agent.apps {
+        // A refused row takes nothing else with it: SQLite undoes the statement, not the transaction.
+        match insert_app(transaction, agent, app).await {
+            Ok(()) => {}
+            Err(error @ (StoreError::Violation { .. } | StoreError::Rejected(_))) => {
+                refused.push((app.index, error));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(refused)
+}
+
+async fn insert_app(
+    transaction: &mut Session<'_>,
+    agent: &NewSubAgent,
+    app: &NewApp,
+) -> Result<(), StoreError> {
+    let insert = INSERT_SUB_AGENT_APP
+        .bind(app.id.0)
+        .bind(agent.created_at.as_micros())
+        .bind(agent.id.0)
+        .bind(app.slug.as_str())
+        .bind(app.display_name.as_str())
+        .bind(app.icon.as_str())
+        .bind(app.command.as_deref())
+        .bind(app.url.as_deref())
+        .bind(app.healthcheck_url.as_str())
+        .bind(app.healthcheck_interval)
+        .bind(app.healthcheck_threshold)
+        .bind(app.subdomain)
+        .bind(app.sharing_level)
+        .bind(app.external)
+        .bind(app.hidden)
+        .bind(app.display_order)
+        .bind(app.open_in)
+        .bind(app.display_group.as_deref());
+    transaction.execute(insert).await.map(|_| ())
+}
+
+/// `None` when the agent is another's child, or nobody's.
+pub(super) async fn update_display_apps(
+    database: &Database,
+    agent: AgentId,
+    parent: AgentId,
+    display_apps: &[&'static str],
+    now: Timestamp,
+) -> Result<Option<SubAgent>, StoreError> {
+    let update = UPDATE_DISPLAY_APPS
+        .bind(agent.0)
+        .bind(parent.0)
+        .bind(json(display_apps.iter())?)
+        .bind(now.as_micros());
+    let mut session = database.write().await?;
+    if let Some(row) = session.optional(update).await? {
+        return sub_agent(&row).map(Some);
+    }
+    session.one(SUB_AGENT_EXISTS.bind(agent.0)).await.map(|_| None)
+}
+
+fn sub_agent(row: &impl super::row::Columns) -> Result<SubAgent, StoreError> {
+    Ok(SubAgent {
+        id: row.id("id")?,
+        name: row.get("name")?,
+        auth_token: AgentToken::new(row.get("auth_token")?),
+    })
+}
+
+pub(super) async fn list(database: &Database, parent: AgentId) -> Result<Vec<SubAgent>, StoreError> {
+    let rows = database.read().await?.all(SUB_AGENTS.bind(parent.0)).await?;
+    if rows.is_empty() {
+        return Err(StoreError::NoRows);
+    }
+    let mut agents = Vec::new();
+    for row in &rows {
+        if row.optional_id::<AgentId>("id")?.is_some() {
+            agents.push(sub_agent(row)?);
+        }
+    }
+    Ok(agents)
+}
+
+pub(super) async fn delete(
+    database: &Database,
+    agent: AgentId,
+    caller: AgentId,
+    now: Timestamp,
+) -> Result<SubAgentDeleted, StoreError> {
+    let mut transaction = database.transaction().await?;
+    let outcome = delete_in(&mut transaction, agent, caller, now).await;
+    transaction.finish(outcome).await
+}
+
+async fn delete_in(
+    transaction: &mut Session<'_>,
+    agent: AgentId,
+    caller: AgentId,
+    now: Timestamp,
+) -> Result<SubAgentDeleted, StoreError> {
+    let row = transaction.one(SAME_OWNER.bind(caller.0).bind(agent.0)).await?;
+    if row.get::<Option<bool>>("known")? != Some(true) {
+        return Err(StoreError::NoRows);
+    }
+    if !row.get::<bool>("same")? {
+        return Ok(SubAgentDeleted::Forbidden);
+    }
+    let done = transaction.execute(DELETE_SUB_AGENT.bind(agent.0)).await?;
+    if done.rows > 0 {
+        events::leave(transaction, Invalidation::Agent { agent_id: agent }, now).await?;
+    }
+    Ok(SubAgentDeleted::Done)
+}
+
+pub(super) async fn insert_timing(database: &Database, timing: &ScriptTiming) -> Result<(), StoreError> {
+    let insert = INSERT_SCRIPT_TIMING
+        .bind(timing.script_id.0)
+        .bind(timing.started_at.as_micros())
+        .bind(timing.ended_at.as_micros())
+        .bind(timing.exit_code)
+        .bind(timing.stage)
+        .bind(timing.status);
+    database.write().await?.execute(insert).await.map(|_| ())
+}
