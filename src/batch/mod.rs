@@ -5,6 +5,7 @@
 
 pub mod boundary_usage;
 pub mod connections;
+pub mod last_used;
 pub mod metadata;
 pub mod stats;
 

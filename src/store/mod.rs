@@ -124,6 +124,28 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Adds statistics rows, each under a new id.
     async fn insert_stats(&self, stats: &[AgentStat]) -> Result<(), StoreError>;
 
+    /// Moves the deadline of a workspace's running build, because somebody works in it; says whether it moved.
+    ///
+    /// It moves to `now` and the template's `activity_bump`; when that lies beyond a future `autostart` on a day that
+    /// the template allows, to the autostart and the workspace's `ttl` (the template's `default_ttl` where users may
+    /// not choose). Never earlier than it is, never past `max_deadline`; and only for a completed `start` build that
+    /// has a deadline, once 5 % of the length have passed.
+    ///
+    /// Source: coder/coder `coderd/database/queries/activitybump.sql`; the days `coderd/schedule/autostart.go`
+    /// (`NextAutostart`).
+    async fn bump_activity(
+        &self,
+        workspace: WorkspaceId,
+        now: Timestamp,
+        autostart: Option<Autostart>,
+    ) -> Result<bool, StoreError>;
+
+    /// Sets `last_used_at` of workspaces, never to an earlier time.
+    async fn touch_workspaces(&self, workspaces: &[WorkspaceId], at: Timestamp) -> Result<(), StoreError>;
+
+    /// How far the agents of an agent's build are, deleted ones and sub agents among them.
+    async fn build_readiness(&self, agent: AgentId) -> Result<BuildReadiness, StoreError>;
+
     /// Sets metadata values; those of unknown agents or keys are ignored.
     async fn update_metadata(&self, values: &[MetadataValue]) -> Result<(), StoreError>;
 

@@ -423,3 +423,7 @@ pub struct SeededAgent {
     /// Its token.
     pub token: AgentToken,
 }
+
+mod activity;
+
+pub use activity::{Autostart, BuildReadiness, BuildStatus};

@@ -10,9 +10,10 @@ use tempfile::TempDir;
 
 use super::sqlite::{SqliteOptions, SqliteStore};
 use super::{
-    Agent, AgentStat, Authenticated, BoundaryUsage, ConnectionChange, ConnectionLog, LifecycleUpdate,
-    LogBatch, LogSource, LogsInserted, ManifestParts, MetadataValue, Monitors, NewSubAgent, ScriptTiming,
-    SeededAgent, StartupUpdate, Store, StoreError, StoredEvent, SubAgent, SubAgentDeleted, Workspace,
+    Agent, AgentStat, Authenticated, Autostart, BoundaryUsage, BuildReadiness, ConnectionChange,
+    ConnectionLog, LifecycleUpdate, LogBatch, LogSource, LogsInserted, ManifestParts, MetadataValue,
+    Monitors, NewSubAgent, ScriptTiming, SeededAgent, StartupUpdate, Store, StoreError, StoredEvent,
+    SubAgent, SubAgentDeleted, Workspace,
 };
 use crate::clock::Timestamp;
 use crate::ids::{AgentId, AgentToken, BuildId, ReplicaId, WorkspaceId};
@@ -100,6 +101,8 @@ pub(crate) struct RecordingStore {
     pub(crate) fault: Mutex<Option<StoreError>>,
     /// Statistics by statement.
     pub(crate) stats: Mutex<Vec<Vec<AgentStat>>>,
+    /// Workspaces that were marked as used, and when, by statement.
+    pub(crate) touched: Mutex<Vec<(Vec<WorkspaceId>, Timestamp)>>,
     /// Metadata by statement.
     pub(crate) metadata: Mutex<Vec<Vec<MetadataValue>>>,
     /// What the next [`Store::take_events`] finds.
@@ -176,6 +179,13 @@ record! {
         this.stats.lock().unwrap().push(stats.to_vec());
         Ok(())
     };
+    bump_activity(workspace: WorkspaceId, now: Timestamp, autostart: Option<Autostart>) -> bool =
+        |_, _, _, _| nothing();
+    touch_workspaces(workspaces: &[WorkspaceId], at: Timestamp) -> () = |this, workspaces, at| {
+        this.touched.lock().unwrap().push((workspaces.to_vec(), at));
+        Ok(())
+    };
+    build_readiness(agent: AgentId) -> BuildReadiness = |_, _| nothing();
     update_metadata(values: &[MetadataValue]) -> () = |this, values| {
         this.metadata.lock().unwrap().push(values.to_vec());
         Ok(())
@@ -234,6 +244,9 @@ pass! {
     upsert_connection_log(log: &ConnectionLog) -> ();
     upsert_boundary_usage(replica: ReplicaId, usage: &BoundaryUsage, now: Timestamp) -> bool;
     insert_stats(stats: &[AgentStat]) -> ();
+    bump_activity(workspace: WorkspaceId, now: Timestamp, autostart: Option<Autostart>) -> bool;
+    touch_workspaces(workspaces: &[WorkspaceId], at: Timestamp) -> ();
+    build_readiness(agent: AgentId) -> BuildReadiness;
     update_metadata(values: &[MetadataValue]) -> ();
     record_connects(replica: ReplicaId, changes: &[ConnectionChange]) -> ();
     record_heartbeats(replica: ReplicaId, agents: &[AgentId], at: Timestamp) -> ();

@@ -4,7 +4,9 @@
 //! ([`AgentApi`]); each sub-API stands in a file of its own, named as in the original. Source: coder/coder
 //! `coderd/agentapi/api.go`. Methods that are not overridden answer `Unimplemented`.
 
+mod activity_bump;
 mod announcement_banners;
+mod autostart;
 mod boundary_logs;
 mod cached_workspace;
 mod connections;
@@ -17,6 +19,7 @@ mod script_completed;
 mod session;
 mod startup;
 mod stats;
+mod stats_reporter;
 mod subagent;
 #[cfg(test)]
 mod tests;
@@ -32,10 +35,12 @@ use uuid::Uuid;
 
 pub use self::announcement_banners::{Appearance, AppearanceError, Banner, StoreAppearance};
 use self::session::Session;
+pub use self::stats_reporter::StatsReport;
 use super::connection_log::{Backends, ConnectionLogger};
 use super::patience::Patience;
 use super::tailnet::derp::DerpMaps;
 use crate::batch::boundary_usage::BoundaryUsageTracker;
+use crate::batch::last_used::LastUsed;
 use crate::batch::metadata::MetadataBatcher;
 use crate::batch::stats::StatsBatcher;
 use crate::clock::Clock;
@@ -44,6 +49,8 @@ use crate::mux::Status;
 use crate::proto::agent as proto;
 use crate::pubsub::Pubsub;
 use crate::store::{Authenticated, Monitors, Store, StoreError};
+use crate::telemetry::agent_metrics::AgentMetrics;
+use crate::telemetry::build_durations::BuildDurations;
 
 /// Interval between statistics when the setting is zero.
 const DEFAULT_STATS_INTERVAL: Duration = Duration::from_mins(5);
@@ -99,6 +106,12 @@ pub struct Collaborators {
     pub patience: Patience,
     /// Collects statistics.
     pub stats: StatsBatcher,
+    /// Collects which workspaces are in use.
+    pub last_used: LastUsed,
+    /// Collects the metrics that agents send along with statistics, where somebody can read them.
+    pub agent_metrics: Option<AgentMetrics>,
+    /// Collects how long builds took, where somebody can read it.
+    pub build_durations: Option<BuildDurations>,
     /// Collects metadata.
     pub metadata: MetadataBatcher,
     /// Counts what boundaries let through, if anybody wants to know.

@@ -30,6 +30,8 @@ pub(super) struct Session {
     logs_overflowed: AtomicBool,
     /// The source of log lines that name none is in the store, where it stays.
     pub(super) external_source_exists: AtomicBool,
+    /// The agent has reported the end of its start over this session, so its build's duration was looked at.
+    pub(super) build_observed: AtomicBool,
 }
 
 /// Copies of rows; `None` makes the next use read.
@@ -83,6 +85,7 @@ impl Session {
             monitors,
             logs_overflowed: AtomicBool::new(agent.logs_overflowed),
             external_source_exists: AtomicBool::new(false),
+            build_observed: AtomicBool::new(false),
             copies: Mutex::new(Copies {
                 workspace: cacheable(&Arc::new(workspace)),
                 agent: Some(Arc::new(agent.into())),

@@ -3,6 +3,7 @@
 //! One connection writes, a few read; the file is in WAL mode, so readers never wait for the writer. Several processes
 //! may have it open. Owns the SQLite dialect; must never hold the write lock while it waits for anything but the disk.
 
+mod activity;
 mod agent;
 mod auth;
 mod batch;
@@ -31,9 +32,10 @@ use crate::clock::Timestamp;
 use crate::ids::{AgentId, AgentToken, BuildId, ReplicaId, WorkspaceId};
 use crate::seed::Seed;
 use crate::store::{
-    Agent, AgentStat, Authenticated, BoundaryUsage, ConnectionChange, ConnectionLog, LifecycleUpdate,
-    LogBatch, LogSource, LogsInserted, ManifestParts, MetadataValue, Monitors, NewSubAgent, ScriptTiming,
-    SeededAgent, StartupUpdate, Store, StoreError, StoredEvent, SubAgent, SubAgentDeleted, Workspace,
+    Agent, AgentStat, Authenticated, Autostart, BoundaryUsage, BuildReadiness, ConnectionChange,
+    ConnectionLog, LifecycleUpdate, LogBatch, LogSource, LogsInserted, ManifestParts, MetadataValue,
+    Monitors, NewSubAgent, ScriptTiming, SeededAgent, StartupUpdate, Store, StoreError, StoredEvent,
+    SubAgent, SubAgentDeleted, Workspace,
 };
 
 /// Connections for reading. Reads are short and mostly of cached pages, so more would wait for the same cores.
@@ -48,6 +50,7 @@ statements! {
 fn all_statements() -> impl Iterator<Item = &'static Statement> {
     [
         STATEMENTS,
+        activity::STATEMENTS,
         agent::STATEMENTS,
         auth::STATEMENTS,
         batch::STATEMENTS,
@@ -195,6 +198,23 @@ impl Store for SqliteStore {
 
     async fn insert_stats(&self, stats: &[AgentStat]) -> Result<(), StoreError> {
         batch::insert_stats(&self.database, stats).await
+    }
+
+    async fn bump_activity(
+        &self,
+        workspace: WorkspaceId,
+        now: Timestamp,
+        autostart: Option<Autostart>,
+    ) -> Result<bool, StoreError> {
+        activity::bump(&self.database, workspace, now, autostart).await
+    }
+
+    async fn touch_workspaces(&self, workspaces: &[WorkspaceId], at: Timestamp) -> Result<(), StoreError> {
+        activity::touch(&self.database, workspaces, at).await
+    }
+
+    async fn build_readiness(&self, agent: AgentId) -> Result<BuildReadiness, StoreError> {
+        activity::build_readiness(&self.database, agent).await
     }
 
     async fn update_metadata(&self, values: &[MetadataValue]) -> Result<(), StoreError> {
