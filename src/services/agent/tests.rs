@@ -56,11 +56,16 @@ impl Fixture {
     }
 
     async fn with(seed: &str, config: AgentConfig) -> Self {
+        Self::patient(seed, config, Duration::ZERO).await
+    }
+
+    /// Whose calls wait for the store for up to `wait`.
+    async fn patient(seed: &str, config: AgentConfig, wait: Duration) -> Self {
         let (store, agent) = FaultyStore::seeded(seed).await;
         let clock = Clock::driven(NOW);
         let pubsub = Pubsub::in_process();
         let dyn_store: Arc<dyn Store> = store.clone();
-        let patience = Patience::new(clock.clone(), Duration::ZERO);
+        let patience = Patience::new(clock.clone(), wait);
         let parts = Collaborators {
             store: Arc::clone(&dyn_store),
             clock: clock.clone(),
