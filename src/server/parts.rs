@@ -14,18 +14,19 @@ use crate::batch::connections::ConnectionTimes;
 use crate::batch::metadata::MetadataBatcher;
 use crate::batch::stats::StatsBatcher;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, NotificationsMethod};
 use crate::coordinator::MemoryCoordinator;
 use crate::ids::ReplicaId;
 use crate::mux::Registry;
 use crate::proto;
 use crate::pubsub::{Pubsub, bridge};
-use crate::services::agent::{AgentConfig, AgentServices, Collaborators, StoreAppearance};
+use crate::services::agent::{AgentConfig, AgentServices, AlertLimits, Collaborators, StoreAppearance};
+use crate::services::notifications::{Enqueuer, Methods};
 use crate::services::patience::Patience;
 use crate::services::tailnet::TailnetServices;
 use crate::services::tailnet::derp::{DerpConfig, DerpMaps, DerpSource};
 use crate::sessions::{MonitorConfig, Sessions};
-use crate::store::{Store, StoreError};
+use crate::store::{NotificationMethod, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 
 /// The experiment with which sessions are counted by usage tracking instead of by agents' statistics.
@@ -82,6 +83,14 @@ impl Parts {
 
         let patience = Patience::new(clock.clone(), config.store_wait);
         let appearance = StoreAppearance::new(Arc::clone(store), patience.clone());
+        let notifications = Enqueuer::new(
+            Arc::clone(store),
+            clock.clone(),
+            pubsub.clone(),
+            patience.clone(),
+            methods(config),
+            access_url,
+        );
         let collaborators = Collaborators {
             store: Arc::clone(store),
             clock: clock.clone(),
@@ -89,6 +98,7 @@ impl Parts {
             patience,
             stats: stats.clone(),
             metadata: metadata.clone(),
+            notifications,
             derp_maps: derp_maps.clone(),
         };
         let agent = AgentServices::new(collaborators, agent_config(config, access_url), appearance);
@@ -176,7 +186,19 @@ fn agent_config(config: &Config, access_url: &Url) -> AgentConfig {
         disable_direct_connections: config.block_direct_connections,
         derp_force_websockets: config.derp_force_websockets,
         git_auth_configs: 0,
+        alert_limits: AlertLimits::default(),
         workspace_usage: config.experiments.iter().any(|name| name == WORKSPACE_USAGE),
+    }
+}
+
+fn methods(config: &Config) -> Methods {
+    let delivery = config.notifications_method.map(|method| match method {
+        NotificationsMethod::Smtp => NotificationMethod::Smtp,
+        NotificationsMethod::Webhook => NotificationMethod::Webhook,
+    });
+    Methods {
+        delivery,
+        inbox: config.notifications_inbox_enabled,
     }
 }
 

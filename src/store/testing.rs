@@ -16,7 +16,12 @@ use super::{
 };
 use crate::clock::Timestamp;
 use crate::ids::{AgentId, AgentToken, BuildId, ReplicaId, WorkspaceId};
+use crate::ids::{AppId, NotificationTemplateId, UserId};
 use crate::seed::Seed;
+use crate::store::{
+    AppBeforeStatus, AppHealth, AppWithHealth, MonitorUpdate, NewAppStatus, NewNotification,
+    NotificationRecipient,
+};
 
 /// The repository's example, with every key of the format.
 pub(crate) const EXAMPLE: &str = include_str!("../../examples/seed.yaml");
@@ -170,6 +175,13 @@ record! {
     sub_agents(parent: AgentId) -> Vec<SubAgent> = |_, _| nothing();
     delete_sub_agent(agent: AgentId, caller: AgentId, now: Timestamp) -> SubAgentDeleted = |_, _, _, _| nothing();
     insert_script_timing(timing: &ScriptTiming) -> () = |_, _| nothing();
+    notification_recipient(user: UserId, template: NotificationTemplateId) -> NotificationRecipient = |_, _, _| nothing();
+    insert_notification(message: &NewNotification) -> () = |_, _| nothing();
+    update_monitor(agent: AgentId, update: &MonitorUpdate) -> () = |_, _, _| nothing();
+    app_healths(agent: AgentId) -> Vec<AppWithHealth> = |_, _| nothing();
+    update_app_healths(changes: &[(AppId, AppHealth)]) -> () = |_, _| nothing();
+    app_before_status(agent: AgentId, workspace: WorkspaceId, slug: &str) -> AppBeforeStatus = |_, _, _, _| nothing();
+    insert_app_status(status: &NewAppStatus) -> () = |_, _| nothing();
     insert_stats(stats: &[AgentStat]) -> () = |this, stats| {
         this.stats.lock().unwrap().push(stats.to_vec());
         Ok(())
@@ -229,6 +241,13 @@ pass! {
     sub_agents(parent: AgentId) -> Vec<SubAgent>;
     delete_sub_agent(agent: AgentId, caller: AgentId, now: Timestamp) -> SubAgentDeleted;
     insert_script_timing(timing: &ScriptTiming) -> ();
+    notification_recipient(user: UserId, template: NotificationTemplateId) -> NotificationRecipient;
+    insert_notification(message: &NewNotification) -> ();
+    update_monitor(agent: AgentId, update: &MonitorUpdate) -> ();
+    app_healths(agent: AgentId) -> Vec<AppWithHealth>;
+    update_app_healths(changes: &[(AppId, AppHealth)]) -> ();
+    app_before_status(agent: AgentId, workspace: WorkspaceId, slug: &str) -> AppBeforeStatus;
+    insert_app_status(status: &NewAppStatus) -> ();
     insert_stats(stats: &[AgentStat]) -> ();
     update_metadata(values: &[MetadataValue]) -> ();
     record_connects(replica: ReplicaId, changes: &[ConnectionChange]) -> ();

@@ -5,6 +5,7 @@
 //! `coderd/agentapi/api.go`. Methods that are not overridden answer `Unimplemented`.
 
 mod announcement_banners;
+mod apps;
 mod cached_workspace;
 mod lifecycle;
 mod logs;
@@ -29,7 +30,9 @@ use url::Url;
 use uuid::Uuid;
 
 pub use self::announcement_banners::{Appearance, AppearanceError, Banner, StoreAppearance};
+pub use self::resources_monitoring::AlertLimits;
 use self::session::Session;
+use super::notifications::Enqueuer;
 use super::patience::Patience;
 use super::tailnet::derp::DerpMaps;
 use crate::batch::metadata::MetadataBatcher;
@@ -70,6 +73,8 @@ pub struct AgentConfig {
     pub git_auth_configs: u32,
     /// Sessions are counted elsewhere (experiment `workspace-usage`).
     pub workspace_usage: bool,
+    /// When scarce memory or disk is worth an alert.
+    pub alert_limits: AlertLimits,
 }
 
 impl AgentConfig {
@@ -97,6 +102,8 @@ pub struct Collaborators {
     pub stats: StatsBatcher,
     /// Collects metadata.
     pub metadata: MetadataBatcher,
+    /// Queues notifications.
+    pub notifications: Enqueuer,
     /// Has the DERP map.
     pub derp_maps: DerpMaps,
 }
@@ -327,5 +334,19 @@ impl proto::Agent for AgentApi {
         _request: proto::ListSubAgentsRequest,
     ) -> Result<proto::ListSubAgentsResponse, Status> {
         self.sub_agents().await
+    }
+
+    async fn push_resources_monitoring_usage(
+        &self,
+        request: proto::PushResourcesMonitoringUsageRequest,
+    ) -> Result<proto::PushResourcesMonitoringUsageResponse, Status> {
+        self.push_usage(request).await
+    }
+
+    async fn batch_update_app_healths(
+        &self,
+        request: proto::BatchUpdateAppHealthRequest,
+    ) -> Result<proto::BatchUpdateAppHealthResponse, Status> {
+        self.report_app_healths(request).await
     }
 }

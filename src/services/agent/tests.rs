@@ -1,9 +1,11 @@
 //! The service against a real store, some of whose methods fail.
 
+mod app_health;
 mod economy;
 mod hostile;
 mod logs_and_copies;
 mod manifest;
+mod monitoring;
 mod reports;
 mod scripts;
 mod subagents;
@@ -14,7 +16,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    AgentApi, AgentConfig, AgentServices, Appearance, AppearanceError, Banner, Collaborators, StoreAppearance,
+    AgentApi, AgentConfig, AgentServices, AlertLimits, Appearance, AppearanceError, Banner, Collaborators,
+    StoreAppearance,
 };
 use crate::batch::metadata::MetadataBatcher;
 use crate::batch::stats::StatsBatcher;
@@ -24,6 +27,7 @@ use crate::proto::agent as proto;
 use crate::proto::agent::Agent as _;
 use crate::proto::agent::lifecycle::State;
 use crate::pubsub::{Pubsub, Subscription};
+use crate::services::notifications::{Enqueuer, Methods};
 use crate::services::patience::Patience;
 use crate::services::tailnet::derp::DerpMaps;
 use crate::services::tailnet::derp_map::default_map;
@@ -38,6 +42,12 @@ struct Fixture {
     stop: CancellationToken,
 }
 
+/// As the server does without settings.
+const METHODS: Methods = Methods {
+    delivery: None,
+    inbox: true,
+};
+
 fn config() -> AgentConfig {
     AgentConfig {
         access_url: "https://drpcd.example.com".parse().unwrap(),
@@ -47,6 +57,7 @@ fn config() -> AgentConfig {
         derp_force_websockets: true,
         git_auth_configs: 2,
         workspace_usage: false,
+        alert_limits: AlertLimits::default(),
     }
 }
 
@@ -68,6 +79,14 @@ impl Fixture {
             patience: patience.clone(),
             stats: StatsBatcher::new(Arc::clone(&dyn_store), clock.clone()),
             metadata: MetadataBatcher::new(Arc::clone(&dyn_store), pubsub.clone(), clock.clone()),
+            notifications: Enqueuer::new(
+                Arc::clone(&dyn_store),
+                clock.clone(),
+                pubsub.clone(),
+                patience.clone(),
+                METHODS,
+                &config.access_url,
+            ),
             derp_maps: DerpMaps::fixed(default_map(&config.access_url)),
         };
         let services = AgentServices::new(parts, config, StoreAppearance::new(dyn_store, patience));
@@ -100,6 +119,15 @@ impl Fixture {
             .remove(0);
         let owner = UserId(owner.parse().unwrap());
         self.pubsub.subscribe(&format!("workspace_owner:{owner}"))
+    }
+
+    /// The owner wants no more notifications of a template, which is named by its digits.
+    async fn opt_out(&self, template: &str) {
+        let preference = format!(
+            "INSERT INTO notification_preferences (user_id, notification_template_id, disabled, created_at, updated_at)
+            SELECT id, x'{template}', 1, 1, 1 FROM users"
+        );
+        self.store.query(&preference).await;
     }
 
     async fn value(&self, sql: &str) -> String {
