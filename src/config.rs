@@ -19,6 +19,7 @@ use regex::Regex;
 use url::Url;
 
 use crate::duration::parse_go_duration;
+use crate::telemetry::agent_metrics::AgentLabel;
 
 pub use file::{ConfigError, ConfigFile};
 pub use layers::{describe, layer};
@@ -84,6 +85,17 @@ pub enum NotificationsMethod {
     Smtp,
     /// By HTTP requests to a receiver.
     Webhook,
+}
+
+/// A place for reports of connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ConnectionLogKind {
+    /// A row each.
+    Database,
+    /// A log line each.
+    Log,
+    /// Nowhere.
+    None,
 }
 
 /// The settings of `server`.
@@ -262,6 +274,32 @@ pub struct Config {
     )]
     pub prometheus_address: String,
 
+    /// Collects the metrics that agents send and serves them with the server's own.
+    #[arg(
+        id = "introspection.prometheus.collect_agent_stats",
+        long = "prometheus-collect-agent-stats",
+        env = "CODER_PROMETHEUS_COLLECT_AGENT_STATS",
+        value_name = "BOOL",
+        default_value = "false",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = parse_bool
+    )]
+    pub prometheus_collect_agent_stats: bool,
+
+    /// Labels by which agents' metrics are summed up; all four keep every agent apart.
+    #[arg(
+        id = "introspection.prometheus.aggregate_agent_stats_by",
+        long = "prometheus-aggregate-agent-stats-by",
+        env = "CODER_PROMETHEUS_AGGREGATE_AGENT_STATS_BY",
+        value_name = "LABEL",
+        value_delimiter = ',',
+        default_value = "agent_name,template_name,username,workspace_name",
+        value_parser = parse_agent_label
+    )]
+    pub prometheus_aggregate_agent_stats_by: Vec<AgentLabel>,
+
     /// How often sessions are looked at and their times written.
     #[arg(
         id = "drpcd.agentConnectionUpdateFrequency",
@@ -314,6 +352,18 @@ pub struct Config {
         default_value_t = 0
     )]
     pub max_agent_connections: usize,
+
+    /// Where reports of connections to agents go; several, or `none` alone.
+    #[arg(
+        id = "drpcd.connectionLog",
+        long = "connection-log",
+        env = "DRPCD_CONNECTION_LOG",
+        value_name = "BACKEND",
+        default_value = "database",
+        value_delimiter = ',',
+        value_enum
+    )]
+    pub connection_log: Vec<ConnectionLogKind>,
 
     /// How long a shutdown may take to write what is queued.
     #[arg(
@@ -403,6 +453,13 @@ fn parse_wildcard(text: &str) -> Result<String, String> {
     } else {
         Err("must be of the form *.example.com".to_owned())
     }
+}
+
+fn parse_agent_label(text: &str) -> Result<AgentLabel, String> {
+    AgentLabel::from_name(text).ok_or_else(|| {
+        let names = AgentLabel::ALL.map(AgentLabel::as_str);
+        format!("must be one of {}", names.join(", "))
+    })
 }
 
 fn parse_positive_duration(text: &str) -> Result<Duration, String> {

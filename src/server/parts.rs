@@ -10,23 +10,27 @@ use url::Url;
 
 use super::session::SessionContext;
 use super::{ShutdownError, StartError};
+use crate::batch::boundary_usage::BoundaryUsageTracker;
 use crate::batch::connections::ConnectionTimes;
+use crate::batch::last_used::LastUsed;
 use crate::batch::metadata::MetadataBatcher;
 use crate::batch::stats::StatsBatcher;
 use crate::clock::Clock;
-use crate::config::{Config, NotificationsMethod};
+use crate::config::{Config, ConnectionLogKind, NotificationsMethod};
 use crate::coordinator::MemoryCoordinator;
 use crate::ids::ReplicaId;
 use crate::mux::Registry;
 use crate::proto;
 use crate::pubsub::{Pubsub, bridge};
 use crate::services::agent::{AgentConfig, AgentServices, AlertLimits, Collaborators, StoreAppearance};
+use crate::services::connection_log::{Backends, DatabaseLogger, StructuredLogger};
 use crate::services::notifications::{Enqueuer, Methods};
 use crate::services::patience::Patience;
 use crate::services::tailnet::TailnetServices;
 use crate::services::tailnet::derp::{DerpConfig, DerpMaps, DerpSource};
 use crate::sessions::{MonitorConfig, Sessions};
 use crate::store::{NotificationMethod, Store, StoreError};
+use crate::telemetry::agent_metrics::{self, AgentMetrics};
 use crate::telemetry::metrics::Metrics;
 
 /// The experiment with which sessions are counted by usage tracking instead of by agents' statistics.
@@ -68,18 +72,20 @@ impl Parts {
         let derp_maps = derp.maps();
 
         let pubsub = Pubsub::in_process();
-        let times = ConnectionTimes::new(
-            Arc::clone(store),
-            pubsub.clone(),
-            clock.clone(),
-            ReplicaId::random(),
-        );
+        let replica = ReplicaId::random();
+        let times = ConnectionTimes::new(Arc::clone(store), pubsub.clone(), clock.clone(), replica);
         let stats = StatsBatcher::new(Arc::clone(store), clock.clone());
+        let last_used = LastUsed::new(Arc::clone(store), clock.clone());
         let metadata = MetadataBatcher::new(Arc::clone(store), pubsub.clone(), clock.clone());
+
+        let boundary_usage = BoundaryUsageTracker::new(Arc::clone(store), clock.clone(), replica);
 
         let inactive = config.agent_inactive_disconnect_timeout;
         let monitor = MonitorConfig::new(config.agent_connection_update_frequency, Some(inactive));
         let sessions = Sessions::new(clock.clone(), Arc::clone(store), times.clone(), monitor);
+
+        let agent_metrics = agent_metrics(config, clock);
+        let metrics = Metrics::new(Arc::clone(store), agent_metrics.as_ref());
 
         let patience = Patience::new(clock.clone(), config.store_wait);
         let appearance = StoreAppearance::new(Arc::clone(store), patience.clone());
@@ -91,19 +97,26 @@ impl Parts {
             methods(config),
             access_url,
         );
+        let logger_patience = patience.clone();
         let collaborators = Collaborators {
             store: Arc::clone(store),
             clock: clock.clone(),
             pubsub: pubsub.clone(),
             patience,
             stats: stats.clone(),
+            last_used: last_used.clone(),
+            agent_metrics: agent_metrics.clone(),
+            build_durations: config
+                .prometheus_enable
+                .then(|| metrics.build_durations().clone()),
             metadata: metadata.clone(),
             notifications,
+            boundary_usage: Some(boundary_usage.clone()),
             derp_maps: derp_maps.clone(),
         };
         let agent = AgentServices::new(collaborators, agent_config(config, access_url), appearance);
+        agent.swap_connection_logger(connection_logger(&config.connection_log, store, &logger_patience));
         let tailnet = Arc::new(TailnetServices::new(MemoryCoordinator::new(), derp_maps.clone()));
-        let metrics = Metrics::new(Arc::clone(store));
         let registry = registry(config.prometheus_enable.then(|| metrics.clone()));
 
         let quiet = CancellationToken::new();
@@ -117,6 +130,10 @@ impl Parts {
         writers.spawn(async move { ("statistics", stats.run(until).await) });
         let until = quiet.clone();
         writers.spawn(async move { ("metadata", metadata.run(until).await) });
+        let until = quiet.clone();
+        writers.spawn(async move { ("boundary usage", boundary_usage.run(until).await) });
+        let until = quiet.clone();
+        writers.spawn(async move { ("times of last use", last_used.run(until).await) });
 
         let mut loops = JoinSet::new();
         loops.spawn(bridge::run(Arc::clone(store), pubsub, clock.clone()));
@@ -125,6 +142,9 @@ impl Parts {
         loops.spawn(async move { ticking.run().await });
         let refreshing = Arc::clone(&agent);
         loops.spawn(async move { refreshing.run().await });
+        if let Some(agent_metrics) = agent_metrics {
+            loops.spawn(async move { agent_metrics.run().await });
+        }
 
         Ok(Self {
             clock: clock.clone(),
@@ -145,7 +165,13 @@ impl Parts {
     pub(super) async fn finish(mut self, clock: &Clock, grace: Duration) -> Result<(), ShutdownError> {
         self.quiet.cancel();
         let mut failed = BTreeMap::new();
-        let mut left: Vec<_> = vec!["connection times", "statistics", "metadata"];
+        let mut left = vec![
+            "connection times",
+            "statistics",
+            "metadata",
+            "boundary usage",
+            "times of last use",
+        ];
         let end = clock.sleep(grace);
         let mut end = std::pin::pin!(end);
         while !left.is_empty() {
@@ -178,6 +204,21 @@ impl Parts {
     }
 }
 
+/// Where reports of connections go.
+fn connection_logger(kinds: &[ConnectionLogKind], store: &Arc<dyn Store>, patience: &Patience) -> Backends {
+    let mut backends = Backends::default();
+    for kind in kinds {
+        match kind {
+            ConnectionLogKind::Database => {
+                backends.add(DatabaseLogger::new(Arc::clone(store), patience.clone()));
+            }
+            ConnectionLogKind::Log => backends.add(StructuredLogger),
+            ConnectionLogKind::None => {}
+        }
+    }
+    backends
+}
+
 fn agent_config(config: &Config, access_url: &Url) -> AgentConfig {
     AgentConfig {
         access_url: access_url.clone(),
@@ -200,6 +241,13 @@ fn methods(config: &Config) -> Methods {
         delivery,
         inbox: config.notifications_inbox_enabled,
     }
+}
+
+/// The metrics that agents send, where somebody asked for them and can read them.
+fn agent_metrics(config: &Config, clock: &Clock) -> Option<AgentMetrics> {
+    let collected = config.prometheus_enable && config.prometheus_collect_agent_stats;
+    let labels = &config.prometheus_aggregate_agent_stats_by;
+    collected.then(|| AgentMetrics::new(clock.clone(), agent_metrics::CLEANUP_INTERVAL, labels))
 }
 
 /// The table of all methods. Metrics are only counted where somebody can read them.

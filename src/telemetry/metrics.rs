@@ -1,7 +1,7 @@
 //! Metrics in Prometheus text form.
 //!
-//! Owns the names. Labels are taken from fixed sets (methods, outcomes, statements, status codes), so their number is
-//! bounded.
+//! Owns the names of our own metrics, and where those under the original's names join them. Labels are taken from fixed
+//! sets (methods, outcomes, statements, status codes), so their number is bounded.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,6 +15,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::agent_metrics::AgentMetrics;
+use super::build_durations::BuildDurations;
 use crate::mux::{Interceptor, Method, Outcome};
 use crate::store::Store;
 
@@ -32,6 +34,7 @@ struct Inner {
     refused: Family<StatusLabels, Counter>,
     calls: Family<CallLabels, Counter>,
     latency: Family<MethodLabels, Histogram, fn() -> Histogram>,
+    build_durations: BuildDurations,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -57,9 +60,15 @@ impl fmt::Debug for Metrics {
 }
 
 impl Metrics {
-    /// Metrics of a server on `store`.
-    pub fn new(store: Arc<dyn Store>) -> Self {
-        let mut registry = Registry::with_prefix("drpcd");
+    /// Metrics of a server on `store`, with those that its agents send where they are collected.
+    pub fn new(store: Arc<dyn Store>, agent_metrics: Option<&AgentMetrics>) -> Self {
+        let mut root = Registry::default();
+        let build_durations = BuildDurations::default();
+        build_durations.register(&mut root);
+        if let Some(agent_metrics) = agent_metrics {
+            agent_metrics.register(&mut root);
+        }
+        let registry = root.sub_registry_with_prefix("drpcd");
         let sessions = Gauge::default();
         registry.register("sessions", "Sessions that live now", sessions.clone());
         let started = Counter::default();
@@ -86,13 +95,19 @@ impl Metrics {
         );
         registry.register_collector(Box::new(Statements(store)));
         Self(Arc::new(Inner {
-            registry,
+            registry: root,
             sessions,
             started,
             refused,
             calls,
             latency,
+            build_durations,
         }))
+    }
+
+    /// How long builds took.
+    pub fn build_durations(&self) -> &BuildDurations {
+        &self.0.build_durations
     }
 
     /// Counts a session for as long as the guard lives.

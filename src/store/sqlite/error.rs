@@ -55,6 +55,9 @@ fn violation(text: &str) -> Violation {
             Violation::LogSourceExists
         }
         "UNIQUE constraint failed: notification_messages.dedupe_hash" => Violation::NotificationExists,
+        "UNIQUE constraint failed: workspace_agent_script_timings.script_id, workspace_agent_script_timings.started_at" => {
+            Violation::ScriptTimingExists
+        }
         _ => Violation::Other,
     }
 }

@@ -3,10 +3,13 @@
 //! One connection writes, a few read; the file is in WAL mode, so readers never wait for the writer. Several processes
 //! may have it open. Owns the SQLite dialect; must never hold the write lock while it waits for anything but the disk.
 
+mod activity;
 mod agent;
 mod apps;
 mod auth;
 mod batch;
+mod boundary_usage;
+mod connection_logs;
 mod connections;
 mod engine;
 mod error;
@@ -32,9 +35,10 @@ use crate::ids::{AgentId, AgentToken, BuildId, ReplicaId, WorkspaceId};
 use crate::ids::{AppId, NotificationTemplateId, UserId};
 use crate::seed::Seed;
 use crate::store::{
-    Agent, AgentStat, Authenticated, ConnectionChange, LifecycleUpdate, LogBatch, LogSource, LogsInserted,
-    ManifestParts, MetadataValue, Monitors, NewSubAgent, ScriptTiming, SeededAgent, StartupUpdate, Store,
-    StoreError, StoredEvent, SubAgent, SubAgentDeleted, Workspace,
+    Agent, AgentStat, Authenticated, Autostart, BoundaryUsage, BuildReadiness, ConnectionChange,
+    ConnectionLog, LifecycleUpdate, LogBatch, LogSource, LogsInserted, ManifestParts, MetadataValue,
+    Monitors, NewSubAgent, ScriptTiming, SeededAgent, StartupUpdate, Store, StoreError, StoredEvent,
+    SubAgent, SubAgentAdopted, SubAgentDeleted, Workspace,
 };
 use crate::store::{
     AppBeforeStatus, AppHealth, AppWithHealth, MonitorUpdate, NewAppStatus, NewNotification,
@@ -53,10 +57,13 @@ statements! {
 fn all_statements() -> impl Iterator<Item = &'static Statement> {
     [
         STATEMENTS,
+        activity::STATEMENTS,
         agent::STATEMENTS,
         apps::STATEMENTS,
         auth::STATEMENTS,
         batch::STATEMENTS,
+        boundary_usage::STATEMENTS,
+        connection_logs::STATEMENTS,
         connections::STATEMENTS,
         events::STATEMENTS,
         logs::STATEMENTS,
@@ -164,7 +171,7 @@ impl Store for SqliteStore {
         parent: AgentId,
         display_apps: &[&'static str],
         now: Timestamp,
-    ) -> Result<Option<SubAgent>, StoreError> {
+    ) -> Result<SubAgentAdopted, StoreError> {
         subagents::update_display_apps(&self.database, agent, parent, display_apps, now).await
     }
 
@@ -222,8 +229,38 @@ impl Store for SqliteStore {
         apps::insert_status(&self.database, status).await
     }
 
+    async fn upsert_connection_log(&self, log: &ConnectionLog) -> Result<(), StoreError> {
+        connection_logs::upsert(&self.database, log).await
+    }
+
+    async fn upsert_boundary_usage(
+        &self,
+        replica: ReplicaId,
+        usage: &BoundaryUsage,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        boundary_usage::upsert(&self.database, replica, usage, now).await
+    }
+
     async fn insert_stats(&self, stats: &[AgentStat]) -> Result<(), StoreError> {
         batch::insert_stats(&self.database, stats).await
+    }
+
+    async fn bump_activity(
+        &self,
+        workspace: WorkspaceId,
+        now: Timestamp,
+        autostart: Option<Autostart>,
+    ) -> Result<bool, StoreError> {
+        activity::bump(&self.database, workspace, now, autostart).await
+    }
+
+    async fn touch_workspaces(&self, workspaces: &[WorkspaceId], at: Timestamp) -> Result<(), StoreError> {
+        activity::touch(&self.database, workspaces, at).await
+    }
+
+    async fn build_readiness(&self, agent: AgentId) -> Result<BuildReadiness, StoreError> {
+        activity::build_readiness(&self.database, agent).await
     }
 
     async fn update_metadata(&self, values: &[MetadataValue]) -> Result<(), StoreError> {
