@@ -2,8 +2,12 @@
 //!
 //! Source: coder/coder `coderd/agentapi/apps.go`.
 
+mod clean;
+mod status;
+
 use std::collections::BTreeMap;
 
+pub use self::status::{AppReporter, AppStatusError};
 use super::{AgentApi, enum_name, uuid};
 use crate::ids::AppId;
 use crate::mux::{Status, quote};

@@ -35,6 +35,7 @@ use url::Url;
 use uuid::Uuid;
 
 pub use self::announcement_banners::{Appearance, AppearanceError, Banner, StoreAppearance};
+pub use self::apps::{AppReporter, AppStatusError};
 pub use self::resources_monitoring::AlertLimits;
 use self::session::Session;
 pub use self::stats_reporter::StatsReport;
@@ -386,5 +387,12 @@ impl proto::Agent for AgentApi {
     ) -> Result<proto::ReportBoundaryLogsResponse, Status> {
         self.log_boundary(&request);
         Ok(proto::ReportBoundaryLogsResponse {})
+    }
+
+    async fn update_app_status(
+        &self,
+        request: proto::UpdateAppStatusRequest,
+    ) -> Result<proto::UpdateAppStatusResponse, Status> {
+        self.report_app_status(request).await
     }
 }

@@ -2,6 +2,7 @@
 
 mod activity;
 mod app_health;
+mod app_status;
 mod builds;
 mod connections;
 mod economy;
