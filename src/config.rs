@@ -78,6 +78,15 @@ pub enum Synchronous {
     Full,
 }
 
+/// How notifications are delivered beside the inbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum NotificationsMethod {
+    /// By mail.
+    Smtp,
+    /// By HTTP requests to a receiver.
+    Webhook,
+}
+
 /// A place for reports of connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum ConnectionLogKind {
@@ -185,6 +194,30 @@ pub struct Config {
         value_delimiter = ','
     )]
     pub experiments: Vec<String>,
+
+    /// Queues notifications for this way of delivery too; something else must deliver them [default: none].
+    #[arg(
+        id = "notifications.method",
+        long = "notifications-method",
+        env = "CODER_NOTIFICATIONS_METHOD",
+        value_name = "METHOD",
+        value_enum
+    )]
+    pub notifications_method: Option<NotificationsMethod>,
+
+    /// Queues notifications for the users' inboxes.
+    #[arg(
+        id = "notifications.inbox.enabled",
+        long = "notifications-inbox-enabled",
+        env = "CODER_NOTIFICATIONS_INBOX_ENABLED",
+        value_name = "BOOL",
+        default_value = "true",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = parse_bool
+    )]
+    pub notifications_inbox_enabled: bool,
 
     /// Where logs go in human form: a path, /dev/stderr, /dev/stdout, or empty for nowhere.
     #[arg(

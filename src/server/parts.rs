@@ -17,19 +17,20 @@ use crate::batch::last_used::LastUsed;
 use crate::batch::metadata::MetadataBatcher;
 use crate::batch::stats::StatsBatcher;
 use crate::clock::Clock;
-use crate::config::{Config, ConnectionLogKind};
+use crate::config::{Config, ConnectionLogKind, NotificationsMethod};
 use crate::coordinator::MemoryCoordinator;
 use crate::ids::ReplicaId;
 use crate::mux::Registry;
 use crate::proto;
 use crate::pubsub::{Pubsub, bridge};
-use crate::services::agent::{AgentConfig, AgentServices, Collaborators, StoreAppearance};
+use crate::services::agent::{AgentConfig, AgentServices, AlertLimits, Collaborators, StoreAppearance};
 use crate::services::connection_log::{Backends, DatabaseLogger, StructuredLogger};
+use crate::services::notifications::{Enqueuer, Methods};
 use crate::services::patience::Patience;
 use crate::services::tailnet::TailnetServices;
 use crate::services::tailnet::derp::{DerpConfig, DerpMaps, DerpSource};
 use crate::sessions::{MonitorConfig, Sessions};
-use crate::store::{Store, StoreError};
+use crate::store::{NotificationMethod, Store, StoreError};
 use crate::telemetry::agent_metrics::{self, AgentMetrics};
 use crate::telemetry::metrics::Metrics;
 
@@ -89,6 +90,14 @@ impl Parts {
 
         let patience = Patience::new(clock.clone(), config.store_wait);
         let appearance = StoreAppearance::new(Arc::clone(store), patience.clone());
+        let notifications = Enqueuer::new(
+            Arc::clone(store),
+            clock.clone(),
+            pubsub.clone(),
+            patience.clone(),
+            methods(config),
+            access_url,
+        );
         let logger_patience = patience.clone();
         let collaborators = Collaborators {
             store: Arc::clone(store),
@@ -102,6 +111,7 @@ impl Parts {
                 .prometheus_enable
                 .then(|| metrics.build_durations().clone()),
             metadata: metadata.clone(),
+            notifications,
             boundary_usage: Some(boundary_usage.clone()),
             derp_maps: derp_maps.clone(),
         };
@@ -219,7 +229,19 @@ fn agent_config(config: &Config, access_url: &Url) -> AgentConfig {
         disable_direct_connections: config.block_direct_connections,
         derp_force_websockets: config.derp_force_websockets,
         git_auth_configs: 0,
+        alert_limits: AlertLimits::default(),
         workspace_usage: config.experiments.iter().any(|name| name == WORKSPACE_USAGE),
+    }
+}
+
+fn methods(config: &Config) -> Methods {
+    let delivery = config.notifications_method.map(|method| match method {
+        NotificationsMethod::Smtp => NotificationMethod::Smtp,
+        NotificationsMethod::Webhook => NotificationMethod::Webhook,
+    });
+    Methods {
+        delivery,
+        inbox: config.notifications_inbox_enabled,
     }
 }
 

@@ -99,7 +99,7 @@ mod tests {
             .join(", ");
         store
             .query(&format!(
-                "INSERT INTO provisioner_jobs (id, {columns}) SELECT x'{:032x}', {columns} FROM provisioner_jobs RETURNING 1",
+                "INSERT INTO provisioner_jobs (id, {columns}) SELECT x'{:032x}', {columns} FROM provisioner_jobs LIMIT 1 RETURNING 1",
                 9
             ))
             .await;

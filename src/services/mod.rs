@@ -4,5 +4,6 @@
 
 pub mod agent;
 pub mod connection_log;
+pub mod notifications;
 pub mod patience;
 pub mod tailnet;

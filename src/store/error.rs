@@ -49,6 +49,10 @@ pub enum Violation {
     ScriptTimingExists,
     /// Two live agents of one build with the same name.
     AgentNameTaken,
+    /// The user has opted out of a notification, or not in where that is asked for.
+    NotificationDisabled,
+    /// `notification_messages_dedupe_hash_idx`: the same notification on the same UTC day.
+    NotificationExists,
     /// Any other constraint.
     Other,
 }

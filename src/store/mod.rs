@@ -21,7 +21,9 @@ pub use model::*;
 pub use status::AgentStatus;
 
 use crate::clock::Timestamp;
-use crate::ids::{AgentId, AgentToken, BuildId, ReplicaId, WorkspaceId};
+use crate::ids::{
+    AgentId, AgentToken, AppId, BuildId, NotificationTemplateId, ReplicaId, UserId, WorkspaceId,
+};
 
 /// What the services ask of a storage engine.
 ///
@@ -108,6 +110,37 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// Stores a run of a script; [`Violation::ScriptTimingExists`] when one of it began at that time.
     async fn insert_script_timing(&self, timing: &ScriptTiming) -> Result<(), StoreError>;
+
+    /// A notification's template with the user whom it is for; [`StoreError::NoRows`] when either is absent.
+    async fn notification_recipient(
+        &self,
+        user: UserId,
+        template: NotificationTemplateId,
+    ) -> Result<NotificationRecipient, StoreError>;
+
+    /// Queues a notification for delivery. [`Violation::NotificationDisabled`] when the user does not want it,
+    /// [`Violation::NotificationExists`] when there is the same one of the same UTC day.
+    async fn insert_notification(&self, message: &NewNotification) -> Result<(), StoreError>;
+
+    /// Writes the state of one resource monitor; succeeds when it is gone.
+    async fn update_monitor(&self, agent: AgentId, update: &MonitorUpdate) -> Result<(), StoreError>;
+
+    /// The apps of an agent with their health, in any order.
+    async fn app_healths(&self, agent: AgentId) -> Result<Vec<AppWithHealth>, StoreError>;
+
+    /// Sets the health of apps, each named once.
+    async fn update_app_healths(&self, changes: &[(AppId, AppHealth)]) -> Result<(), StoreError>;
+
+    /// What a new status of the agent's app `slug` is weighed against; [`StoreError::NoRows`] without such an app.
+    async fn app_before_status(
+        &self,
+        agent: AgentId,
+        workspace: WorkspaceId,
+        slug: &str,
+    ) -> Result<AppBeforeStatus, StoreError>;
+
+    /// Adds a status of an app; the same one twice is one.
+    async fn insert_app_status(&self, status: &NewAppStatus) -> Result<(), StoreError>;
 
     /// Records a report of a connection: the first makes its row, a later one fills in its end where that is open.
     async fn upsert_connection_log(&self, log: &ConnectionLog) -> Result<(), StoreError>;

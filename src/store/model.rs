@@ -35,6 +35,13 @@ macro_rules! labels {
     )*};
 }
 
+// After the macro that they use.
+mod apps;
+mod notifications;
+
+pub use self::apps::*;
+pub use self::notifications::*;
+
 labels! {
     /// Where an agent is in its life, as it reported.
     LifecycleState {

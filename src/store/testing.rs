@@ -17,7 +17,12 @@ use super::{
 };
 use crate::clock::Timestamp;
 use crate::ids::{AgentId, AgentToken, BuildId, ReplicaId, WorkspaceId};
+use crate::ids::{AppId, NotificationTemplateId, UserId};
 use crate::seed::Seed;
+use crate::store::{
+    AppBeforeStatus, AppHealth, AppWithHealth, MonitorUpdate, NewAppStatus, NewNotification,
+    NotificationRecipient,
+};
 
 /// The repository's example, with every key of the format.
 pub(crate) const EXAMPLE: &str = include_str!("../../examples/seed.yaml");
@@ -187,6 +192,13 @@ record! {
     sub_agents(parent: AgentId) -> Vec<SubAgent> = |_, _| nothing();
     delete_sub_agent(agent: AgentId, caller: AgentId, now: Timestamp) -> SubAgentDeleted = |_, _, _, _| nothing();
     insert_script_timing(timing: &ScriptTiming) -> () = |_, _| nothing();
+    notification_recipient(user: UserId, template: NotificationTemplateId) -> NotificationRecipient = |_, _, _| nothing();
+    insert_notification(message: &NewNotification) -> () = |_, _| nothing();
+    update_monitor(agent: AgentId, update: &MonitorUpdate) -> () = |_, _, _| nothing();
+    app_healths(agent: AgentId) -> Vec<AppWithHealth> = |_, _| nothing();
+    update_app_healths(changes: &[(AppId, AppHealth)]) -> () = |_, _| nothing();
+    app_before_status(agent: AgentId, workspace: WorkspaceId, slug: &str) -> AppBeforeStatus = |_, _, _, _| nothing();
+    insert_app_status(status: &NewAppStatus) -> () = |_, _| nothing();
     upsert_connection_log(log: &ConnectionLog) -> () = |_, _| nothing();
     upsert_boundary_usage(replica: ReplicaId, usage: &BoundaryUsage, now: Timestamp) -> bool = |_, _, _, _| nothing();
     insert_stats(stats: &[AgentStat]) -> () = |this, stats| {
@@ -257,6 +269,13 @@ pass! {
     sub_agents(parent: AgentId) -> Vec<SubAgent>;
     delete_sub_agent(agent: AgentId, caller: AgentId, now: Timestamp) -> SubAgentDeleted;
     insert_script_timing(timing: &ScriptTiming) -> ();
+    notification_recipient(user: UserId, template: NotificationTemplateId) -> NotificationRecipient;
+    insert_notification(message: &NewNotification) -> ();
+    update_monitor(agent: AgentId, update: &MonitorUpdate) -> ();
+    app_healths(agent: AgentId) -> Vec<AppWithHealth>;
+    update_app_healths(changes: &[(AppId, AppHealth)]) -> ();
+    app_before_status(agent: AgentId, workspace: WorkspaceId, slug: &str) -> AppBeforeStatus;
+    insert_app_status(status: &NewAppStatus) -> ();
     upsert_connection_log(log: &ConnectionLog) -> ();
     upsert_boundary_usage(replica: ReplicaId, usage: &BoundaryUsage, now: Timestamp) -> bool;
     insert_stats(stats: &[AgentStat]) -> ();

@@ -6,6 +6,7 @@
 
 mod activity_bump;
 mod announcement_banners;
+mod apps;
 mod autostart;
 mod boundary_logs;
 mod cached_workspace;
@@ -34,9 +35,12 @@ use url::Url;
 use uuid::Uuid;
 
 pub use self::announcement_banners::{Appearance, AppearanceError, Banner, StoreAppearance};
+pub use self::apps::{AppReporter, AppStatusError};
+pub use self::resources_monitoring::AlertLimits;
 use self::session::Session;
 pub use self::stats_reporter::StatsReport;
 use super::connection_log::{Backends, ConnectionLogger};
+use super::notifications::Enqueuer;
 use super::patience::Patience;
 use super::tailnet::derp::DerpMaps;
 use crate::batch::boundary_usage::BoundaryUsageTracker;
@@ -81,6 +85,8 @@ pub struct AgentConfig {
     pub git_auth_configs: u32,
     /// Sessions are counted elsewhere (experiment `workspace-usage`).
     pub workspace_usage: bool,
+    /// When scarce memory or disk is worth an alert.
+    pub alert_limits: AlertLimits,
 }
 
 impl AgentConfig {
@@ -114,6 +120,8 @@ pub struct Collaborators {
     pub build_durations: Option<BuildDurations>,
     /// Collects metadata.
     pub metadata: MetadataBatcher,
+    /// Queues notifications.
+    pub notifications: Enqueuer,
     /// Counts what boundaries let through, if anybody wants to know.
     pub boundary_usage: Option<BoundaryUsageTracker>,
     /// Has the DERP map.
@@ -355,6 +363,20 @@ impl proto::Agent for AgentApi {
         self.sub_agents().await
     }
 
+    async fn push_resources_monitoring_usage(
+        &self,
+        request: proto::PushResourcesMonitoringUsageRequest,
+    ) -> Result<proto::PushResourcesMonitoringUsageResponse, Status> {
+        self.push_usage(request).await
+    }
+
+    async fn batch_update_app_healths(
+        &self,
+        request: proto::BatchUpdateAppHealthRequest,
+    ) -> Result<proto::BatchUpdateAppHealthResponse, Status> {
+        self.report_app_healths(request).await
+    }
+
     async fn report_connection(&self, request: proto::ReportConnectionRequest) -> Result<(), Status> {
         self.log_connection(request).await
     }
@@ -365,5 +387,12 @@ impl proto::Agent for AgentApi {
     ) -> Result<proto::ReportBoundaryLogsResponse, Status> {
         self.log_boundary(&request);
         Ok(proto::ReportBoundaryLogsResponse {})
+    }
+
+    async fn update_app_status(
+        &self,
+        request: proto::UpdateAppStatusRequest,
+    ) -> Result<proto::UpdateAppStatusResponse, Status> {
+        self.report_app_status(request).await
     }
 }

@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::resources_monitoring::Monitoring;
 use super::{AgentApi, agent_error};
 use crate::ids::{AgentId, TemplateId, TemplateVersionId, UserId, WorkspaceId};
 use crate::mux::Status;
@@ -24,7 +25,7 @@ pub(super) struct Session {
     /// At connection; events go to this owner even if the workspace has another one by now, as in the original.
     pub(super) owner_id: UserId,
     pub(super) api_version: Box<str>,
-    pub(super) monitors: Monitors,
+    pub(super) monitoring: Option<Box<Monitoring>>,
     copies: Mutex<Copies>,
     /// The agent's log is full; never reset.
     logs_overflowed: AtomicBool,
@@ -82,7 +83,7 @@ impl Session {
             template_version_id,
             owner_id: workspace.owner_id,
             api_version: api_version.into(),
-            monitors,
+            monitoring: Monitoring::new(monitors),
             logs_overflowed: AtomicBool::new(agent.logs_overflowed),
             external_source_exists: AtomicBool::new(false),
             build_observed: AtomicBool::new(false),

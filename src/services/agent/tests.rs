@@ -1,12 +1,15 @@
 //! The service against a real store, some of whose methods fail.
 
 mod activity;
+mod app_health;
+mod app_status;
 mod builds;
 mod connections;
 mod economy;
 mod hostile;
 mod logs_and_copies;
 mod manifest;
+mod monitoring;
 mod reports;
 mod scripts;
 mod subagents;
@@ -17,7 +20,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    AgentApi, AgentConfig, AgentServices, Appearance, AppearanceError, Banner, Collaborators, StoreAppearance,
+    AgentApi, AgentConfig, AgentServices, AlertLimits, Appearance, AppearanceError, Banner, Collaborators,
+    StoreAppearance,
 };
 use crate::batch::boundary_usage::BoundaryUsageTracker;
 use crate::batch::last_used::LastUsed;
@@ -29,6 +33,7 @@ use crate::proto::agent as proto;
 use crate::proto::agent::Agent as _;
 use crate::proto::agent::lifecycle::State;
 use crate::pubsub::{Pubsub, Subscription};
+use crate::services::notifications::{Enqueuer, Methods};
 use crate::services::patience::Patience;
 use crate::services::tailnet::derp::DerpMaps;
 use crate::services::tailnet::derp_map::default_map;
@@ -46,6 +51,12 @@ struct Fixture {
     stop: CancellationToken,
 }
 
+/// As the server does without settings.
+const METHODS: Methods = Methods {
+    delivery: None,
+    inbox: true,
+};
+
 fn config() -> AgentConfig {
     AgentConfig {
         access_url: "https://drpcd.example.com".parse().unwrap(),
@@ -55,6 +66,7 @@ fn config() -> AgentConfig {
         derp_force_websockets: true,
         git_auth_configs: 2,
         workspace_usage: false,
+        alert_limits: AlertLimits::default(),
     }
 }
 
@@ -86,6 +98,14 @@ impl Fixture {
             agent_metrics: Some(agent_metrics),
             build_durations: Some(metrics.build_durations().clone()),
             metadata: MetadataBatcher::new(Arc::clone(&dyn_store), pubsub.clone(), clock.clone()),
+            notifications: Enqueuer::new(
+                Arc::clone(&dyn_store),
+                clock.clone(),
+                pubsub.clone(),
+                patience.clone(),
+                METHODS,
+                &config.access_url,
+            ),
             boundary_usage: Some(BoundaryUsageTracker::new(
                 Arc::clone(&dyn_store),
                 clock.clone(),
@@ -145,6 +165,15 @@ impl Fixture {
             .remove(0);
         let owner = UserId(owner.parse().unwrap());
         self.pubsub.subscribe(&format!("workspace_owner:{owner}"))
+    }
+
+    /// The owner wants no more notifications of a template, which is named by its digits.
+    async fn opt_out(&self, template: &str) {
+        let preference = format!(
+            "INSERT INTO notification_preferences (user_id, notification_template_id, disabled, created_at, updated_at)
+            SELECT id, x'{template}', 1, 1, 1 FROM users"
+        );
+        self.store.query(&preference).await;
     }
 
     async fn value(&self, sql: &str) -> String {

@@ -5,6 +5,7 @@
 
 mod activity;
 mod agent;
+mod apps;
 mod auth;
 mod batch;
 mod boundary_usage;
@@ -15,6 +16,7 @@ mod error;
 mod events;
 mod logs;
 mod manifest;
+mod notifications;
 mod open;
 mod retention;
 mod row;
@@ -31,12 +33,17 @@ use self::engine::{Database, Statement, statements};
 pub use self::open::{OpenError, SqliteOptions, Synchronous};
 use crate::clock::Timestamp;
 use crate::ids::{AgentId, AgentToken, BuildId, ReplicaId, WorkspaceId};
+use crate::ids::{AppId, NotificationTemplateId, UserId};
 use crate::seed::Seed;
 use crate::store::{
     Agent, AgentStat, Authenticated, Autostart, BoundaryUsage, BuildReadiness, ConnectionChange,
     ConnectionLog, Expired, LifecycleUpdate, LogBatch, LogSource, LogsInserted, ManifestParts, MetadataValue,
     Monitors, NewSubAgent, ScriptTiming, SeededAgent, StartupUpdate, Store, StoreError, StoredEvent,
     SubAgent, SubAgentAdopted, SubAgentDeleted, Workspace,
+};
+use crate::store::{
+    AppBeforeStatus, AppHealth, AppWithHealth, MonitorUpdate, NewAppStatus, NewNotification,
+    NotificationRecipient,
 };
 
 /// Connections for reading. Reads are short and mostly of cached pages, so more would wait for the same cores.
@@ -53,6 +60,7 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         STATEMENTS,
         activity::STATEMENTS,
         agent::STATEMENTS,
+        apps::STATEMENTS,
         auth::STATEMENTS,
         batch::STATEMENTS,
         boundary_usage::STATEMENTS,
@@ -62,6 +70,7 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         logs::STATEMENTS,
         manifest::STATEMENTS,
         retention::STATEMENTS,
+        notifications::STATEMENTS,
         subagents::STATEMENTS,
     ]
     .into_iter()
@@ -183,6 +192,43 @@ impl Store for SqliteStore {
 
     async fn insert_script_timing(&self, timing: &ScriptTiming) -> Result<(), StoreError> {
         subagents::insert_timing(&self.database, timing).await
+    }
+
+    async fn notification_recipient(
+        &self,
+        user: UserId,
+        template: NotificationTemplateId,
+    ) -> Result<NotificationRecipient, StoreError> {
+        notifications::recipient(&self.database, user, template).await
+    }
+
+    async fn insert_notification(&self, message: &NewNotification) -> Result<(), StoreError> {
+        notifications::insert(&self.database, message).await
+    }
+
+    async fn update_monitor(&self, agent: AgentId, update: &MonitorUpdate) -> Result<(), StoreError> {
+        notifications::update_monitor(&self.database, agent, update).await
+    }
+
+    async fn app_healths(&self, agent: AgentId) -> Result<Vec<AppWithHealth>, StoreError> {
+        apps::healths(&self.database, agent).await
+    }
+
+    async fn update_app_healths(&self, changes: &[(AppId, AppHealth)]) -> Result<(), StoreError> {
+        apps::update_healths(&self.database, changes).await
+    }
+
+    async fn app_before_status(
+        &self,
+        agent: AgentId,
+        workspace: WorkspaceId,
+        slug: &str,
+    ) -> Result<AppBeforeStatus, StoreError> {
+        apps::before_status(&self.database, agent, workspace, slug).await
+    }
+
+    async fn insert_app_status(&self, status: &NewAppStatus) -> Result<(), StoreError> {
+        apps::insert_status(&self.database, status).await
     }
 
     async fn upsert_connection_log(&self, log: &ConnectionLog) -> Result<(), StoreError> {
