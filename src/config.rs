@@ -78,6 +78,17 @@ pub enum Synchronous {
     Full,
 }
 
+/// A place for reports of connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ConnectionLogKind {
+    /// A row each.
+    Database,
+    /// A log line each.
+    Log,
+    /// Nowhere.
+    None,
+}
+
 /// The settings of `server`.
 #[derive(Args, Clone, Debug)]
 pub struct Config {
@@ -308,6 +319,18 @@ pub struct Config {
         default_value_t = 0
     )]
     pub max_agent_connections: usize,
+
+    /// Where reports of connections to agents go; several, or `none` alone.
+    #[arg(
+        id = "drpcd.connectionLog",
+        long = "connection-log",
+        env = "DRPCD_CONNECTION_LOG",
+        value_name = "BACKEND",
+        default_value = "database",
+        value_delimiter = ',',
+        value_enum
+    )]
+    pub connection_log: Vec<ConnectionLogKind>,
 
     /// How long a shutdown may take to write what is queued.
     #[arg(

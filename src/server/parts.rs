@@ -10,18 +10,20 @@ use url::Url;
 
 use super::session::SessionContext;
 use super::{ShutdownError, StartError};
+use crate::batch::boundary_usage::BoundaryUsageTracker;
 use crate::batch::connections::ConnectionTimes;
 use crate::batch::last_used::LastUsed;
 use crate::batch::metadata::MetadataBatcher;
 use crate::batch::stats::StatsBatcher;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, ConnectionLogKind};
 use crate::coordinator::MemoryCoordinator;
 use crate::ids::ReplicaId;
 use crate::mux::Registry;
 use crate::proto;
 use crate::pubsub::{Pubsub, bridge};
 use crate::services::agent::{AgentConfig, AgentServices, Collaborators, StoreAppearance};
+use crate::services::connection_log::{Backends, DatabaseLogger, StructuredLogger};
 use crate::services::patience::Patience;
 use crate::services::tailnet::TailnetServices;
 use crate::services::tailnet::derp::{DerpConfig, DerpMaps, DerpSource};
@@ -69,15 +71,13 @@ impl Parts {
         let derp_maps = derp.maps();
 
         let pubsub = Pubsub::in_process();
-        let times = ConnectionTimes::new(
-            Arc::clone(store),
-            pubsub.clone(),
-            clock.clone(),
-            ReplicaId::random(),
-        );
+        let replica = ReplicaId::random();
+        let times = ConnectionTimes::new(Arc::clone(store), pubsub.clone(), clock.clone(), replica);
         let stats = StatsBatcher::new(Arc::clone(store), clock.clone());
         let last_used = LastUsed::new(Arc::clone(store), clock.clone());
         let metadata = MetadataBatcher::new(Arc::clone(store), pubsub.clone(), clock.clone());
+
+        let boundary_usage = BoundaryUsageTracker::new(Arc::clone(store), clock.clone(), replica);
 
         let inactive = config.agent_inactive_disconnect_timeout;
         let monitor = MonitorConfig::new(config.agent_connection_update_frequency, Some(inactive));
@@ -88,6 +88,7 @@ impl Parts {
 
         let patience = Patience::new(clock.clone(), config.store_wait);
         let appearance = StoreAppearance::new(Arc::clone(store), patience.clone());
+        let logger_patience = patience.clone();
         let collaborators = Collaborators {
             store: Arc::clone(store),
             clock: clock.clone(),
@@ -100,9 +101,11 @@ impl Parts {
                 .prometheus_enable
                 .then(|| metrics.build_durations().clone()),
             metadata: metadata.clone(),
+            boundary_usage: Some(boundary_usage.clone()),
             derp_maps: derp_maps.clone(),
         };
         let agent = AgentServices::new(collaborators, agent_config(config, access_url), appearance);
+        agent.swap_connection_logger(connection_logger(&config.connection_log, store, &logger_patience));
         let tailnet = Arc::new(TailnetServices::new(MemoryCoordinator::new(), derp_maps.clone()));
         let registry = registry(config.prometheus_enable.then(|| metrics.clone()));
 
@@ -119,6 +122,8 @@ impl Parts {
         writers.spawn(async move { ("metadata", metadata.run(until).await) });
         let until = quiet.clone();
         writers.spawn(async move { ("times of last use", last_used.run(until).await) });
+        let until = quiet.clone();
+        writers.spawn(async move { ("boundary usage", boundary_usage.run(until).await) });
 
         let mut loops = JoinSet::new();
         loops.spawn(bridge::run(Arc::clone(store), pubsub, clock.clone()));
@@ -150,7 +155,13 @@ impl Parts {
     pub(super) async fn finish(mut self, clock: &Clock, grace: Duration) -> Result<(), ShutdownError> {
         self.quiet.cancel();
         let mut failed = BTreeMap::new();
-        let mut left: Vec<_> = vec!["connection times", "statistics", "metadata", "times of last use"];
+        let mut left: Vec<_> = vec![
+            "connection times",
+            "statistics",
+            "metadata",
+            "times of last use",
+            "boundary usage",
+        ];
         let end = clock.sleep(grace);
         let mut end = std::pin::pin!(end);
         while !left.is_empty() {
@@ -181,6 +192,21 @@ impl Parts {
             }
         }
     }
+}
+
+/// Where reports of connections go.
+fn connection_logger(kinds: &[ConnectionLogKind], store: &Arc<dyn Store>, patience: &Patience) -> Backends {
+    let mut backends = Backends::default();
+    for kind in kinds {
+        match kind {
+            ConnectionLogKind::Database => {
+                backends.add(DatabaseLogger::new(Arc::clone(store), patience.clone()));
+            }
+            ConnectionLogKind::Log => backends.add(StructuredLogger),
+            ConnectionLogKind::None => {}
+        }
+    }
+    backends
 }
 
 fn agent_config(config: &Config, access_url: &Url) -> AgentConfig {

@@ -109,6 +109,18 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Stores a run of a script; the same run twice is a violation.
     async fn insert_script_timing(&self, timing: &ScriptTiming) -> Result<(), StoreError>;
 
+    /// Records a report of a connection: the first makes its row, a later one fills in its end where that is open.
+    async fn upsert_connection_log(&self, log: &ConnectionLog) -> Result<(), StoreError>;
+
+    /// Adds what was counted of boundaries to this replica's row, and says whether that row is new. A new row gets
+    /// `new`; of one that exists the unique counts become those of `all`.
+    async fn upsert_boundary_usage(
+        &self,
+        replica: ReplicaId,
+        usage: &BoundaryUsage,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
+
     /// Adds statistics rows, each under a new id.
     async fn insert_stats(&self, stats: &[AgentStat]) -> Result<(), StoreError>;
 

@@ -1,5 +1,6 @@
 //! What the store holds, as the services see it: plain values, no SQL, no wire types.
 
+mod connection_logs;
 mod subagents;
 
 use crate::clock::Timestamp;
@@ -8,6 +9,7 @@ use crate::ids::{
     TemplateId, TemplateVersionId, UserId, WorkspaceId,
 };
 
+pub use self::connection_logs::*;
 pub use self::subagents::*;
 
 /// Declares an enum whose labels are those of the database.

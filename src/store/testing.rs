@@ -10,9 +10,10 @@ use tempfile::TempDir;
 
 use super::sqlite::{SqliteOptions, SqliteStore};
 use super::{
-    Agent, AgentStat, Authenticated, Autostart, BuildReadiness, ConnectionChange, LifecycleUpdate, LogBatch,
-    LogSource, LogsInserted, ManifestParts, MetadataValue, Monitors, NewSubAgent, ScriptTiming, SeededAgent,
-    StartupUpdate, Store, StoreError, StoredEvent, SubAgent, SubAgentDeleted, Workspace,
+    Agent, AgentStat, Authenticated, Autostart, BoundaryUsage, BuildReadiness, ConnectionChange,
+    ConnectionLog, LifecycleUpdate, LogBatch, LogSource, LogsInserted, ManifestParts, MetadataValue,
+    Monitors, NewSubAgent, ScriptTiming, SeededAgent, StartupUpdate, Store, StoreError, StoredEvent,
+    SubAgent, SubAgentDeleted, Workspace,
 };
 use crate::clock::Timestamp;
 use crate::ids::{AgentId, AgentToken, BuildId, ReplicaId, WorkspaceId};
@@ -172,6 +173,8 @@ record! {
     sub_agents(parent: AgentId) -> Vec<SubAgent> = |_, _| nothing();
     delete_sub_agent(agent: AgentId, caller: AgentId, now: Timestamp) -> SubAgentDeleted = |_, _, _, _| nothing();
     insert_script_timing(timing: &ScriptTiming) -> () = |_, _| nothing();
+    upsert_connection_log(log: &ConnectionLog) -> () = |_, _| nothing();
+    upsert_boundary_usage(replica: ReplicaId, usage: &BoundaryUsage, now: Timestamp) -> bool = |_, _, _, _| nothing();
     insert_stats(stats: &[AgentStat]) -> () = |this, stats| {
         this.stats.lock().unwrap().push(stats.to_vec());
         Ok(())
@@ -238,6 +241,8 @@ pass! {
     sub_agents(parent: AgentId) -> Vec<SubAgent>;
     delete_sub_agent(agent: AgentId, caller: AgentId, now: Timestamp) -> SubAgentDeleted;
     insert_script_timing(timing: &ScriptTiming) -> ();
+    upsert_connection_log(log: &ConnectionLog) -> ();
+    upsert_boundary_usage(replica: ReplicaId, usage: &BoundaryUsage, now: Timestamp) -> bool;
     insert_stats(stats: &[AgentStat]) -> ();
     bump_activity(workspace: WorkspaceId, now: Timestamp, autostart: Option<Autostart>) -> bool;
     touch_workspaces(workspaces: &[WorkspaceId], at: Timestamp) -> ();

@@ -7,7 +7,9 @@
 mod activity_bump;
 mod announcement_banners;
 mod autostart;
+mod boundary_logs;
 mod cached_workspace;
+mod connections;
 mod lifecycle;
 mod logs;
 mod manifest;
@@ -34,8 +36,10 @@ use uuid::Uuid;
 pub use self::announcement_banners::{Appearance, AppearanceError, Banner, StoreAppearance};
 use self::session::Session;
 pub use self::stats_reporter::StatsReport;
+use super::connection_log::{Backends, ConnectionLogger};
 use super::patience::Patience;
 use super::tailnet::derp::DerpMaps;
+use crate::batch::boundary_usage::BoundaryUsageTracker;
 use crate::batch::last_used::LastUsed;
 use crate::batch::metadata::MetadataBatcher;
 use crate::batch::stats::StatsBatcher;
@@ -110,6 +114,8 @@ pub struct Collaborators {
     pub build_durations: Option<BuildDurations>,
     /// Collects metadata.
     pub metadata: MetadataBatcher,
+    /// Counts what boundaries let through, if anybody wants to know.
+    pub boundary_usage: Option<BoundaryUsageTracker>,
     /// Has the DERP map.
     pub derp_maps: DerpMaps,
 }
@@ -120,6 +126,7 @@ pub struct AgentServices {
     parts: Collaborators,
     config: AgentConfig,
     appearance: ArcSwap<Box<dyn Appearance>>,
+    connection_logger: ArcSwap<Box<dyn ConnectionLogger>>,
     sessions: Mutex<SessionList>,
 }
 
@@ -139,6 +146,7 @@ impl AgentServices {
             parts,
             config,
             appearance,
+            connection_logger: ArcSwap::from_pointee(Box::new(Backends::default())),
             sessions: Mutex::default(),
         })
     }
@@ -146,6 +154,11 @@ impl AgentServices {
     /// Exchanges where banners come from; the next call asks the new source.
     pub fn swap_appearance(&self, appearance: impl Appearance) {
         self.appearance.store(Arc::new(Box::new(appearance)));
+    }
+
+    /// Exchanges where reports of connections go, which is nowhere at first.
+    pub fn swap_connection_logger(&self, logger: impl ConnectionLogger) {
+        self.connection_logger.store(Arc::new(Box::new(logger)));
     }
 
     /// Begins a session: reads what it needs beside what authentication has read.
@@ -340,5 +353,17 @@ impl proto::Agent for AgentApi {
         _request: proto::ListSubAgentsRequest,
     ) -> Result<proto::ListSubAgentsResponse, Status> {
         self.sub_agents().await
+    }
+
+    async fn report_connection(&self, request: proto::ReportConnectionRequest) -> Result<(), Status> {
+        self.log_connection(request).await
+    }
+
+    async fn report_boundary_logs(
+        &self,
+        request: proto::ReportBoundaryLogsRequest,
+    ) -> Result<proto::ReportBoundaryLogsResponse, Status> {
+        self.log_boundary(&request);
+        Ok(proto::ReportBoundaryLogsResponse {})
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{AgentApi, agent_error};
-use crate::ids::{AgentId, UserId, WorkspaceId};
+use crate::ids::{AgentId, TemplateId, TemplateVersionId, UserId, WorkspaceId};
 use crate::mux::Status;
 use crate::pubsub::{WorkspaceEvent, WorkspaceEventKind};
 use crate::store::{Agent, Authenticated, Monitors, StoreError, Workspace};
@@ -18,6 +18,9 @@ pub(super) struct Session {
     /// At connection, as in the original: reports carry it without reading the row.
     pub(super) agent_name: Box<str>,
     pub(super) workspace_id: WorkspaceId,
+    /// At connection, for the log of what boundaries let through.
+    pub(super) template_id: TemplateId,
+    pub(super) template_version_id: TemplateVersionId,
     /// At connection; events go to this owner even if the workspace has another one by now, as in the original.
     pub(super) owner_id: UserId,
     pub(super) api_version: Box<str>,
@@ -65,11 +68,18 @@ impl From<Agent> for AgentRow {
 
 impl Session {
     pub(super) fn new(authenticated: Authenticated, api_version: String, monitors: Monitors) -> Self {
-        let Authenticated { agent, workspace, .. } = authenticated;
+        let Authenticated {
+            agent,
+            workspace,
+            template_version_id,
+            ..
+        } = authenticated;
         Self {
             agent_id: agent.id,
             agent_name: agent.name.as_str().into(),
             workspace_id: workspace.id,
+            template_id: workspace.template_id,
+            template_version_id,
             owner_id: workspace.owner_id,
             api_version: api_version.into(),
             monitors,

@@ -2,6 +2,7 @@
 
 mod activity;
 mod builds;
+mod connections;
 mod economy;
 mod hostile;
 mod logs_and_copies;
@@ -18,11 +19,12 @@ use tokio_util::sync::CancellationToken;
 use super::{
     AgentApi, AgentConfig, AgentServices, Appearance, AppearanceError, Banner, Collaborators, StoreAppearance,
 };
+use crate::batch::boundary_usage::BoundaryUsageTracker;
 use crate::batch::last_used::LastUsed;
 use crate::batch::metadata::MetadataBatcher;
 use crate::batch::stats::StatsBatcher;
 use crate::clock::{Clock, Timestamp};
-use crate::ids::{AgentToken, UserId};
+use crate::ids::{AgentToken, ReplicaId, UserId};
 use crate::proto::agent as proto;
 use crate::proto::agent::Agent as _;
 use crate::proto::agent::lifecycle::State;
@@ -79,6 +81,11 @@ impl Fixture {
             agent_metrics: Some(agent_metrics),
             build_durations: Some(metrics.build_durations().clone()),
             metadata: MetadataBatcher::new(Arc::clone(&dyn_store), pubsub.clone(), clock.clone()),
+            boundary_usage: Some(BoundaryUsageTracker::new(
+                Arc::clone(&dyn_store),
+                clock.clone(),
+                ReplicaId::random(),
+            )),
             derp_maps: DerpMaps::fixed(default_map(&config.access_url)),
         };
         let services = AgentServices::new(parts, config, StoreAppearance::new(dyn_store, patience));

@@ -7,6 +7,8 @@ mod activity;
 mod agent;
 mod auth;
 mod batch;
+mod boundary_usage;
+mod connection_logs;
 mod connections;
 mod engine;
 mod error;
@@ -30,9 +32,10 @@ use crate::clock::Timestamp;
 use crate::ids::{AgentId, AgentToken, BuildId, ReplicaId, WorkspaceId};
 use crate::seed::Seed;
 use crate::store::{
-    Agent, AgentStat, Authenticated, Autostart, BuildReadiness, ConnectionChange, LifecycleUpdate, LogBatch,
-    LogSource, LogsInserted, ManifestParts, MetadataValue, Monitors, NewSubAgent, ScriptTiming, SeededAgent,
-    StartupUpdate, Store, StoreError, StoredEvent, SubAgent, SubAgentDeleted, Workspace,
+    Agent, AgentStat, Authenticated, Autostart, BoundaryUsage, BuildReadiness, ConnectionChange,
+    ConnectionLog, LifecycleUpdate, LogBatch, LogSource, LogsInserted, ManifestParts, MetadataValue,
+    Monitors, NewSubAgent, ScriptTiming, SeededAgent, StartupUpdate, Store, StoreError, StoredEvent,
+    SubAgent, SubAgentDeleted, Workspace,
 };
 
 /// Connections for reading. Reads are short and mostly of cached pages, so more would wait for the same cores.
@@ -51,6 +54,8 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         agent::STATEMENTS,
         auth::STATEMENTS,
         batch::STATEMENTS,
+        boundary_usage::STATEMENTS,
+        connection_logs::STATEMENTS,
         connections::STATEMENTS,
         events::STATEMENTS,
         logs::STATEMENTS,
@@ -176,6 +181,19 @@ impl Store for SqliteStore {
 
     async fn insert_script_timing(&self, timing: &ScriptTiming) -> Result<(), StoreError> {
         subagents::insert_timing(&self.database, timing).await
+    }
+
+    async fn upsert_connection_log(&self, log: &ConnectionLog) -> Result<(), StoreError> {
+        connection_logs::upsert(&self.database, log).await
+    }
+
+    async fn upsert_boundary_usage(
+        &self,
+        replica: ReplicaId,
+        usage: &BoundaryUsage,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        boundary_usage::upsert(&self.database, replica, usage, now).await
     }
 
     async fn insert_stats(&self, stats: &[AgentStat]) -> Result<(), StoreError> {
