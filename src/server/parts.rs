@@ -121,9 +121,9 @@ impl Parts {
         let until = quiet.clone();
         writers.spawn(async move { ("metadata", metadata.run(until).await) });
         let until = quiet.clone();
-        writers.spawn(async move { ("times of last use", last_used.run(until).await) });
-        let until = quiet.clone();
         writers.spawn(async move { ("boundary usage", boundary_usage.run(until).await) });
+        let until = quiet.clone();
+        writers.spawn(async move { ("times of last use", last_used.run(until).await) });
 
         let mut loops = JoinSet::new();
         loops.spawn(bridge::run(Arc::clone(store), pubsub, clock.clone()));
@@ -155,12 +155,12 @@ impl Parts {
     pub(super) async fn finish(mut self, clock: &Clock, grace: Duration) -> Result<(), ShutdownError> {
         self.quiet.cancel();
         let mut failed = BTreeMap::new();
-        let mut left: Vec<_> = vec![
+        let mut left = vec![
             "connection times",
             "statistics",
             "metadata",
-            "times of last use",
             "boundary usage",
+            "times of last use",
         ];
         let end = clock.sleep(grace);
         let mut end = std::pin::pin!(end);

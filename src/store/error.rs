@@ -45,6 +45,8 @@ pub enum Violation {
     MaxLogsLength,
     /// `workspace_agent_log_sources_pkey`: the agent has a source of that id.
     LogSourceExists,
+    /// `workspace_agent_script_timings_script_id_started_at_key`: that run of the script is stored.
+    ScriptTimingExists,
     /// Two live agents of one build with the same name.
     AgentNameTaken,
     /// Any other constraint.

@@ -78,21 +78,21 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Marks an agent's log as full.
     async fn set_logs_overflowed(&self, agent: AgentId) -> Result<(), StoreError>;
 
-    /// Creates a sub agent with its apps, and returns the apps that a constraint refused, each with its index.
+    /// Creates a sub agent with its apps, and returns the apps that a constraint refused, each with its index. The same
+    /// agent again, by its id, changes nothing.
     ///
     /// [`StoreError::NoRows`] when the parent is absent or deleted; [`Violation::AgentNameTaken`] when another live
     /// agent of the build has the name.
     async fn create_sub_agent(&self, agent: &NewSubAgent) -> Result<Vec<(usize, StoreError)>, StoreError>;
 
-    /// Replaces the display apps of a child of `parent`. `None` when the agent is not its child;
-    /// [`StoreError::NoRows`] when there is no such live agent.
+    /// Replaces the display apps of a child of `parent`; whatever else it says, nothing was written.
     async fn update_display_apps(
         &self,
         agent: AgentId,
         parent: AgentId,
         display_apps: &[&'static str],
         now: Timestamp,
-    ) -> Result<Option<SubAgent>, StoreError>;
+    ) -> Result<SubAgentAdopted, StoreError>;
 
     /// The live children of an agent, oldest first. [`StoreError::NoRows`] when it is absent or deleted itself.
     async fn sub_agents(&self, parent: AgentId) -> Result<Vec<SubAgent>, StoreError>;
@@ -106,7 +106,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<SubAgentDeleted, StoreError>;
 
-    /// Stores a run of a script; the same run twice is a violation.
+    /// Stores a run of a script; [`Violation::ScriptTimingExists`] when one of it began at that time.
     async fn insert_script_timing(&self, timing: &ScriptTiming) -> Result<(), StoreError>;
 
     /// Records a report of a connection: the first makes its row, a later one fills in its end where that is open.

@@ -13,7 +13,7 @@ use super::{
     Agent, AgentStat, Authenticated, Autostart, BoundaryUsage, BuildReadiness, ConnectionChange,
     ConnectionLog, LifecycleUpdate, LogBatch, LogSource, LogsInserted, ManifestParts, MetadataValue,
     Monitors, NewSubAgent, ScriptTiming, SeededAgent, StartupUpdate, Store, StoreError, StoredEvent,
-    SubAgent, SubAgentDeleted, Workspace,
+    SubAgent, SubAgentAdopted, SubAgentDeleted, Workspace,
 };
 use crate::clock::Timestamp;
 use crate::ids::{AgentId, AgentToken, BuildId, ReplicaId, WorkspaceId};
@@ -30,6 +30,7 @@ pub(crate) const NOW: Timestamp = Timestamp::from_micros(1_774_008_000_000_000);
 pub(crate) struct FaultyStore {
     real: SqliteStore,
     faults: Mutex<HashMap<&'static str, StoreError>>,
+    lost: Mutex<HashMap<&'static str, StoreError>>,
     calls: Mutex<HashMap<&'static str, usize>>,
     directory: TempDir,
 }
@@ -46,6 +47,7 @@ impl FaultyStore {
         let store = Self {
             real,
             faults: Mutex::default(),
+            lost: Mutex::default(),
             calls: Mutex::default(),
             directory,
         };
@@ -55,6 +57,11 @@ impl FaultyStore {
     /// From here on `method` fails.
     pub(crate) fn fail(&self, method: &'static str, error: StoreError) {
         self.faults.lock().unwrap().insert(method, error);
+    }
+
+    /// The next call of `method` does its work and answers `error` all the same.
+    pub(crate) fn lose_answer(&self, method: &'static str, error: StoreError) {
+        self.lost.lock().unwrap().insert(method, error);
     }
 
     /// From here on `method` works again.
@@ -91,6 +98,13 @@ impl FaultyStore {
             .get(method)
             .cloned()
             .map_or(Ok(()), Err)
+    }
+
+    fn leave<T>(&self, method: &'static str, answer: Result<T, StoreError>) -> Result<T, StoreError> {
+        match self.lost.lock().unwrap().remove(method) {
+            Some(error) => Err(error),
+            None => answer,
+        }
     }
 }
 
@@ -168,7 +182,7 @@ record! {
     insert_logs(batch: &LogBatch) -> LogsInserted = |_, _| nothing();
     set_logs_overflowed(agent: AgentId) -> () = |_, _| nothing();
     create_sub_agent(agent: &NewSubAgent) -> Vec<(usize, StoreError)> = |_, _| nothing();
-    update_display_apps(agent: AgentId, parent: AgentId, apps: &[&'static str], now: Timestamp) -> Option<SubAgent> =
+    update_display_apps(agent: AgentId, parent: AgentId, apps: &[&'static str], now: Timestamp) -> SubAgentAdopted =
         |_, _, _, _, _| nothing();
     sub_agents(parent: AgentId) -> Vec<SubAgent> = |_, _| nothing();
     delete_sub_agent(agent: AgentId, caller: AgentId, now: Timestamp) -> SubAgentDeleted = |_, _, _, _| nothing();
@@ -208,7 +222,8 @@ macro_rules! pass {
         impl Store for FaultyStore {
             $(async fn $name(&self, $($argument: $type),*) -> Result<$result, StoreError> {
                 self.enter(stringify!($name))?;
-                Store::$name(&self.real, $($argument),*).await
+                let answer = Store::$name(&self.real, $($argument),*).await;
+                self.leave(stringify!($name), answer)
             })*
 
             fn statements(&self) -> Vec<(&'static str, u64)> {
@@ -237,7 +252,7 @@ pass! {
     insert_logs(batch: &LogBatch) -> LogsInserted;
     set_logs_overflowed(agent: AgentId) -> ();
     create_sub_agent(agent: &NewSubAgent) -> Vec<(usize, StoreError)>;
-    update_display_apps(agent: AgentId, parent: AgentId, apps: &[&'static str], now: Timestamp) -> Option<SubAgent>;
+    update_display_apps(agent: AgentId, parent: AgentId, apps: &[&'static str], now: Timestamp) -> SubAgentAdopted;
     sub_agents(parent: AgentId) -> Vec<SubAgent>;
     delete_sub_agent(agent: AgentId, caller: AgentId, now: Timestamp) -> SubAgentDeleted;
     insert_script_timing(timing: &ScriptTiming) -> ();

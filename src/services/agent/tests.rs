@@ -64,13 +64,18 @@ impl Fixture {
     }
 
     async fn with(seed: &str, config: AgentConfig) -> Self {
+        Self::patient(seed, config, Duration::ZERO).await
+    }
+
+    /// Whose calls wait for the store for up to `wait`.
+    async fn patient(seed: &str, config: AgentConfig, wait: Duration) -> Self {
         let (store, agent) = FaultyStore::seeded(seed).await;
         let clock = Clock::driven(NOW);
         let pubsub = Pubsub::in_process();
         let dyn_store: Arc<dyn Store> = store.clone();
-        let patience = Patience::new(clock.clone(), Duration::ZERO);
         let agent_metrics = AgentMetrics::new(clock.clone(), CLEANUP_INTERVAL, &[]);
         let metrics = Metrics::new(Arc::clone(&dyn_store), Some(&agent_metrics));
+        let patience = Patience::new(clock.clone(), wait);
         let parts = Collaborators {
             store: Arc::clone(&dyn_store),
             clock: clock.clone(),

@@ -35,7 +35,7 @@ use crate::store::{
     Agent, AgentStat, Authenticated, Autostart, BoundaryUsage, BuildReadiness, ConnectionChange,
     ConnectionLog, LifecycleUpdate, LogBatch, LogSource, LogsInserted, ManifestParts, MetadataValue,
     Monitors, NewSubAgent, ScriptTiming, SeededAgent, StartupUpdate, Store, StoreError, StoredEvent,
-    SubAgent, SubAgentDeleted, Workspace,
+    SubAgent, SubAgentAdopted, SubAgentDeleted, Workspace,
 };
 
 /// Connections for reading. Reads are short and mostly of cached pages, so more would wait for the same cores.
@@ -162,7 +162,7 @@ impl Store for SqliteStore {
         parent: AgentId,
         display_apps: &[&'static str],
         now: Timestamp,
-    ) -> Result<Option<SubAgent>, StoreError> {
+    ) -> Result<SubAgentAdopted, StoreError> {
         subagents::update_display_apps(&self.database, agent, parent, display_apps, now).await
     }
 

@@ -7,7 +7,7 @@ use super::*;
 
 impl Fixture {
     /// Statements so far, of any kind.
-    fn statements(&self) -> u64 {
+    pub(super) fn statements(&self) -> u64 {
         self.store.statements().iter().map(|(_, count)| count).sum()
     }
 
@@ -21,7 +21,7 @@ impl Fixture {
     }
 
     /// What `call` costs beside what it leaves to a batch.
-    async fn cost<T, E: std::fmt::Debug>(&self, call: impl Future<Output = Result<T, E>>) -> u64 {
+    pub(super) async fn cost<T, E: std::fmt::Debug>(&self, call: impl Future<Output = Result<T, E>>) -> u64 {
         let before = self.statements();
         call.await.unwrap();
         self.statements() - before
