@@ -16,6 +16,7 @@ mod events;
 mod logs;
 mod manifest;
 mod open;
+mod retention;
 mod row;
 mod seed;
 mod subagents;
@@ -33,7 +34,7 @@ use crate::ids::{AgentId, AgentToken, BuildId, ReplicaId, WorkspaceId};
 use crate::seed::Seed;
 use crate::store::{
     Agent, AgentStat, Authenticated, Autostart, BoundaryUsage, BuildReadiness, ConnectionChange,
-    ConnectionLog, LifecycleUpdate, LogBatch, LogSource, LogsInserted, ManifestParts, MetadataValue,
+    ConnectionLog, Expired, LifecycleUpdate, LogBatch, LogSource, LogsInserted, ManifestParts, MetadataValue,
     Monitors, NewSubAgent, ScriptTiming, SeededAgent, StartupUpdate, Store, StoreError, StoredEvent,
     SubAgent, SubAgentAdopted, SubAgentDeleted, Workspace,
 };
@@ -60,6 +61,7 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         events::STATEMENTS,
         logs::STATEMENTS,
         manifest::STATEMENTS,
+        retention::STATEMENTS,
         subagents::STATEMENTS,
     ]
     .into_iter()
@@ -258,6 +260,10 @@ impl Store for SqliteStore {
 
     async fn prune_events(&self, before: Timestamp) -> Result<(), StoreError> {
         events::prune(&self.database, before).await
+    }
+
+    async fn purge(&self, what: Expired, before: Timestamp) -> Result<bool, StoreError> {
+        retention::purge(&self.database, what, before).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
