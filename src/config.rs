@@ -387,6 +387,17 @@ pub struct Config {
     )]
     pub drain_time: Duration,
 
+    /// How long statistics, notifications and the logs of old builds are kept; 0 is for ever.
+    #[arg(
+        id = "drpcd.retention",
+        long = "retention",
+        env = "DRPCD_RETENTION",
+        value_name = "DURATION",
+        default_value = "168h",
+        value_parser = parse_go_duration
+    )]
+    pub retention: Duration,
+
     /// How long an agent's call waits for a store that is away.
     #[arg(
         id = "drpcd.storeWait",

@@ -4,6 +4,7 @@
 
 mod limits;
 mod parts;
+mod retention;
 mod session;
 
 use std::net::SocketAddr;

@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+use super::retention;
 use super::session::SessionContext;
 use super::{ShutdownError, StartError};
 use crate::batch::boundary_usage::BoundaryUsageTracker;
@@ -138,6 +139,7 @@ impl Parts {
         let mut loops = JoinSet::new();
         loops.spawn(bridge::run(Arc::clone(store), pubsub, clock.clone()));
         loops.spawn(derp.run(clock.clone()));
+        loops.spawn(retention::run(Arc::clone(store), clock.clone(), config.retention));
         let ticking = sessions.clone();
         loops.spawn(async move { ticking.run().await });
         let refreshing = Arc::clone(&agent);

@@ -215,6 +215,9 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Forgets events made before `before`.
     async fn prune_events(&self, before: Timestamp) -> Result<(), StoreError>;
 
+    /// Removes some of the rows that are older than `before`, and says whether there may be more.
+    async fn purge(&self, what: Expired, before: Timestamp) -> Result<bool, StoreError>;
+
     /// Succeeds when the store answers.
     async fn ping(&self) -> Result<(), StoreError>;
 

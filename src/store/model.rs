@@ -1,6 +1,7 @@
 //! What the store holds, as the services see it: plain values, no SQL, no wire types.
 
 mod connection_logs;
+mod retention;
 mod subagents;
 
 use crate::clock::Timestamp;
@@ -10,6 +11,7 @@ use crate::ids::{
 };
 
 pub use self::connection_logs::*;
+pub use self::retention::*;
 pub use self::subagents::*;
 
 /// Declares an enum whose labels are those of the database.

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::sqlite::{SqliteOptions, SqliteStore};
 use super::{
     Agent, AgentStat, Authenticated, Autostart, BoundaryUsage, BuildReadiness, ConnectionChange,
-    ConnectionLog, LifecycleUpdate, LogBatch, LogSource, LogsInserted, ManifestParts, MetadataValue,
+    ConnectionLog, Expired, LifecycleUpdate, LogBatch, LogSource, LogsInserted, ManifestParts, MetadataValue,
     Monitors, NewSubAgent, ScriptTiming, SeededAgent, StartupUpdate, Store, StoreError, StoredEvent,
     SubAgent, SubAgentAdopted, SubAgentDeleted, Workspace,
 };
@@ -225,6 +225,7 @@ record! {
         this.pruned.lock().unwrap().push(before);
         Ok(())
     };
+    purge(what: Expired, before: Timestamp) -> bool = |_, _, _| Ok(false);
     ping() -> () = |_| Ok(());
 }
 
@@ -288,5 +289,6 @@ pass! {
     seed(seed: &Seed, now: Timestamp) -> Vec<SeededAgent>;
     take_events() -> Vec<StoredEvent>;
     prune_events(before: Timestamp) -> ();
+    purge(what: Expired, before: Timestamp) -> bool;
     ping() -> ();
 }

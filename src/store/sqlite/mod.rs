@@ -18,6 +18,7 @@ mod logs;
 mod manifest;
 mod notifications;
 mod open;
+mod retention;
 mod row;
 mod seed;
 mod subagents;
@@ -36,7 +37,7 @@ use crate::ids::{AppId, NotificationTemplateId, UserId};
 use crate::seed::Seed;
 use crate::store::{
     Agent, AgentStat, Authenticated, Autostart, BoundaryUsage, BuildReadiness, ConnectionChange,
-    ConnectionLog, LifecycleUpdate, LogBatch, LogSource, LogsInserted, ManifestParts, MetadataValue,
+    ConnectionLog, Expired, LifecycleUpdate, LogBatch, LogSource, LogsInserted, ManifestParts, MetadataValue,
     Monitors, NewSubAgent, ScriptTiming, SeededAgent, StartupUpdate, Store, StoreError, StoredEvent,
     SubAgent, SubAgentAdopted, SubAgentDeleted, Workspace,
 };
@@ -68,6 +69,7 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         events::STATEMENTS,
         logs::STATEMENTS,
         manifest::STATEMENTS,
+        retention::STATEMENTS,
         notifications::STATEMENTS,
         subagents::STATEMENTS,
     ]
@@ -304,6 +306,10 @@ impl Store for SqliteStore {
 
     async fn prune_events(&self, before: Timestamp) -> Result<(), StoreError> {
         events::prune(&self.database, before).await
+    }
+
+    async fn purge(&self, what: Expired, before: Timestamp) -> Result<bool, StoreError> {
+        retention::purge(&self.database, what, before).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
