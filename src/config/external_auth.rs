@@ -116,7 +116,9 @@ impl Group {
             let words = self.get(key).unwrap_or("").split_whitespace();
             words.map(str::to_owned).collect()
         };
-        provider.client_id = self.get("CLIENT_ID").unwrap_or("").to_owned();
+        self.get("CLIENT_ID")
+            .unwrap_or("")
+            .clone_into(&mut provider.client_id);
         provider.client_secret = Secret::new(self.get("CLIENT_SECRET").unwrap_or(""));
         provider.token_url = self.url("TOKEN_URL")?;
         provider.validate_url = self.url("VALIDATE_URL")?;

@@ -28,7 +28,10 @@ pub(super) async fn get<H: SessionHost>(
     drop(authenticated);
     let asked = |listen| host.external_auth().token(owner, &wanted, listen);
     if query::first(url, "listen").is_none() {
-        return asked(false).await.map(|answer| json(&answer)).map_err(refused);
+        return asked(false)
+            .await
+            .map(|answer| json(&answer))
+            .map_err(|error| refused(&error));
     }
     let permit = Arc::clone(&app.bounds.listeners).try_acquire_owned();
     let _place =
@@ -37,7 +40,7 @@ pub(super) async fn get<H: SessionHost>(
         place.give_back();
     }
     let answer = tokio::select! {
-        answer = asked(true) => answer.map_err(refused),
+        answer = asked(true) => answer.map_err(|error| refused(&error)),
         () = app.stopping.cancelled() => Err(ApiError::not_open()),
     };
     let mut response = answer.map_or_else(axum::response::IntoResponse::into_response, |answer| {
@@ -65,8 +68,8 @@ fn bad_request(message: &'static str) -> ApiError {
     ApiError::new(StatusCode::BAD_REQUEST, message)
 }
 
-fn refused(error: ExternalAuthError) -> ApiError {
-    let message = match &error {
+fn refused(error: &ExternalAuthError) -> ApiError {
+    let message = match error {
         ExternalAuthError::NoProvider { detail, .. } => {
             return ApiError::new(StatusCode::NOT_FOUND, error.to_string()).detail(detail.clone());
         }
@@ -74,5 +77,5 @@ fn refused(error: ExternalAuthError) -> ApiError {
         ExternalAuthError::Check(_) => "Failed to refresh external auth token.",
         ExternalAuthError::Extra(_) => "Failed to create external auth response.",
     };
-    ApiError::internal(message, &error)
+    ApiError::internal(message, error)
 }

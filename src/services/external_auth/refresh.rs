@@ -86,9 +86,10 @@ impl ExternalAuth {
                 None => return Ok(Usable::No(tokens)),
             }
         };
-        match shared.check(provider, &tokens).await? {
-            true => Ok(Usable::Yes(tokens)),
-            false => Ok(Usable::No(tokens)),
+        if shared.check(provider, &tokens).await? {
+            Ok(Usable::Yes(tokens))
+        } else {
+            Ok(Usable::No(tokens))
         }
     }
 }
