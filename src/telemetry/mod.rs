@@ -6,3 +6,5 @@ pub mod agent_metrics;
 pub mod build_durations;
 pub mod logs;
 pub mod metrics;
+#[cfg(test)]
+pub(crate) mod testing;
