@@ -6,11 +6,12 @@
 mod support;
 
 use std::io::Read as _;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::http::{Answer, events, get, send};
-use support::{Data, EXAMPLE_SEED, Server};
+use support::{Data, EXAMPLE_SEED, PATIENCE, Server, drpcd, wait};
 
 const ME: &str = "/api/v2/workspaceagents/me";
 
@@ -284,4 +285,22 @@ fn every_route_asks_who_one_is() {
         );
     }
     assert_eq!(tell(&server, "PATCH", "/logs", &json!("no object")).status, 400);
+}
+
+#[test]
+fn a_provider_that_cannot_be_used_is_named_at_the_start_without_its_value() {
+    let data = Data::new(EXAMPLE_SEED);
+    let mut command = drpcd();
+    command
+        .args(["server", "--http-address", "127.0.0.1:0", "--data-dir"])
+        .arg(data.path())
+        .env("CODER_EXTERNAL_AUTH_0_ID", "git")
+        .env("CODER_EXTERNAL_AUTH_0_TOKEN_URL", "secret-but-no-url")
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    assert_eq!(wait(&mut child, PATIENCE).code(), Some(2));
+    let mut error = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut error).unwrap();
+    let expected = "drpcd: invalid value of CODER_EXTERNAL_AUTH_0_TOKEN_URL: relative URL without a base\n";
+    assert_eq!(error, expected);
 }

@@ -10,7 +10,7 @@ use url::Url;
 
 use super::{ConfigError, parse_bool};
 use crate::secret::Secret;
-use crate::services::external_auth::Provider;
+use crate::services::external_auth::{Provider, ProviderError};
 
 const PREFIX: &str = "CODER_EXTERNAL_AUTH_";
 
@@ -107,7 +107,7 @@ impl Group {
         let regex = self.get("REGEX");
         let mut provider = Provider::new(id, kind, auth_url.as_ref(), regex).map_err(|error| {
             let key = match error {
-                crate::services::external_auth::ProviderError::Regex(_) => "REGEX",
+                ProviderError::Regex(_) => "REGEX",
                 _ => "ID",
             };
             self.error(key, &error.to_string())
@@ -116,9 +116,9 @@ impl Group {
             let words = self.get(key).unwrap_or("").split_whitespace();
             words.map(str::to_owned).collect()
         };
-        self.get("CLIENT_ID")
-            .unwrap_or("")
-            .clone_into(&mut provider.client_id);
+        if let Some(client_id) = self.get("CLIENT_ID") {
+            client_id.clone_into(&mut provider.client_id);
+        }
         provider.client_secret = Secret::new(self.get("CLIENT_SECRET").unwrap_or(""));
         provider.token_url = self.url("TOKEN_URL")?;
         provider.validate_url = self.url("VALIDATE_URL")?;

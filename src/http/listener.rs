@@ -41,6 +41,7 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
+    room: Arc<Semaphore>,
 }
 
 impl Listener {
@@ -57,7 +58,19 @@ impl Listener {
             None => TcpListener::bind(address).await?,
         };
         let address = socket.local_addr()?;
-        Ok(Self { socket, address })
+        let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        Ok(Self {
+            socket,
+            address,
+            room,
+        })
+    }
+
+    /// With room for so many connections.
+    #[cfg(test)]
+    pub(super) fn with_room(self, connections: usize) -> Self {
+        let room = Arc::new(Semaphore::new(connections));
+        Self { room, ..self }
     }
 
     /// The address bound, with the port that was picked.
@@ -68,11 +81,10 @@ impl Listener {
     /// Serves `router` until `stop`, then lets answers finish. Sessions that began on it live on.
     pub async fn run(self, router: Router, clock: Clock, stop: CancellationToken) {
         let connections = TaskTracker::new();
-        let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut failing = false;
         loop {
             let accepted = tokio::select! {
-                accepted = accept(&self.socket, &room) => accepted,
+                accepted = accept(&self.socket, &self.room) => accepted,
                 () = stop.cancelled() => break,
             };
             match accepted {

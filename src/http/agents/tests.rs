@@ -131,6 +131,20 @@ async fn conn_063_a_token_without_user_data_gets_neither_keys_nor_tokens() {
     assert_eq!(kit.send("POST", "log-source", source).await.status, 201);
 }
 
+#[tokio::test]
+async fn requests_that_last_leave_room_for_others() {
+    kit::driven(async {
+        let kit = Kit::with(kit::SEED, vec![kit::provider("p", "github", None)]).await;
+        let mut open = Vec::new();
+        for _ in 0..kit::ROOM {
+            open.push(kit.open("reinit").await);
+            open.push(kit.open("external-auth?id=p&listen").await);
+        }
+        assert_eq!(kit.get("gitsshkey").await.status, 200);
+    })
+    .await;
+}
+
 impl Answer {
     fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))

@@ -32,6 +32,9 @@ pub(super) const SEED: &str = EXAMPLE;
 /// Longer than anything takes; only a failing test waits that long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Connections at once that do not last.
+pub(super) const ROOM: usize = 3;
+
 struct Host {
     store: Arc<FaultyStore>,
     agents: Arc<AgentServices>,
@@ -179,7 +182,7 @@ impl Kit {
             agents,
             external_auth,
         });
-        let listener = Listener::bind("127.0.0.1:0").await.unwrap();
+        let listener = Listener::bind("127.0.0.1:0").await.unwrap().with_room(ROOM);
         let (address, stop) = (listener.address(), CancellationToken::new());
         tokio::spawn(listener.run(router(Arc::clone(&app)), clock, stop.clone()));
         Self {
