@@ -14,6 +14,11 @@ fn main() -> io::Result<()> {
     prost_build::Config::new()
         // Equal nodes must encode to equal bytes, which is how the coordinator compares them.
         .btree_map([".coder.tailnet.v2.Node"])
+        // Read up to a bound; see `src/proto/bounded.rs`.
+        .extern_path(
+            ".coder.tailnet.v2.TelemetryRequest",
+            "crate::proto::tailnet::TelemetryRequest",
+        )
         .service_generator(Box::new(Generator))
         .compile_fds(files)
 }

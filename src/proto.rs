@@ -5,6 +5,8 @@
 #![allow(missing_docs, reason = "fields are documented in the .proto files")]
 #![allow(clippy::all, clippy::pedantic, reason = "generated")]
 
+mod bounded;
+
 mod coder {
     pub(crate) mod agent {
         pub mod v2 {
@@ -14,6 +16,8 @@ mod coder {
 
     pub(crate) mod tailnet {
         pub mod v2 {
+            pub use crate::proto::bounded::{MAX_TELEMETRY_EVENTS, TelemetryRequest};
+
             include!(concat!(env!("OUT_DIR"), "/coder.tailnet.v2.rs"));
         }
     }

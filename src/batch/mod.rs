@@ -5,6 +5,7 @@
 
 pub mod connections;
 pub mod metadata;
+pub mod network_events;
 pub mod stats;
 
 /// What a batch that is still not written at the end of its time failed with.

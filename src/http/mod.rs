@@ -5,9 +5,11 @@
 //! WebSocket.
 
 mod auth;
+mod debug;
 mod error;
 mod health;
 mod listener;
+mod outbound;
 mod query;
 mod rpc;
 mod upgrade;
@@ -31,9 +33,11 @@ pub use axum::Router;
 pub use error::ApiError;
 pub use health::BUILD_VERSION;
 pub use listener::Listener;
+pub use outbound::{Outbound, OutboundError};
 pub use websocket::WebSocketPipe;
 
 use crate::clock::Clock;
+use crate::coordinator::Snapshot;
 use crate::ids::AgentToken;
 use crate::store::{Authenticated, StoreError};
 
@@ -149,13 +153,22 @@ pub fn router<H: SessionHost>(app: Arc<App<H>>) -> Router {
         .with_state(app)
 }
 
-/// The one route of the metrics address.
-pub fn metrics_router(text: impl Fn() -> String + Clone + Send + Sync + 'static) -> Router {
+/// The routes of the metrics address. `snapshot` gets how many peers and tunnels are shown at most.
+pub fn introspection_router(
+    text: impl Fn() -> String + Clone + Send + Sync + 'static,
+    snapshot: impl Fn(usize) -> Snapshot + Clone + Send + Sync + 'static,
+) -> Router {
     let metrics = move || {
         let body = text();
         async move { ([(header::CONTENT_TYPE, OPEN_METRICS)], body) }
     };
-    Router::new().route("/metrics", get(metrics))
+    let coordinator = move || {
+        let page = debug::coordinator(&snapshot(debug::MAX_ROWS));
+        async move { page }
+    };
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/debug/coordinator", get(coordinator))
 }
 
 async fn stamp(mut response: Response) -> Response {
