@@ -19,6 +19,8 @@ fn main() -> io::Result<()> {
             ".coder.tailnet.v2.TelemetryRequest",
             "crate::proto::tailnet::TelemetryRequest",
         )
+        // Holds a token; src/proto.rs has a Debug that does not show it.
+        .skip_debug([".coder.agent.v2.SubAgent"])
         .service_generator(Box::new(Generator))
         .compile_fds(files)
 }

@@ -19,6 +19,7 @@ use regex::Regex;
 use url::Url;
 
 use crate::duration::parse_go_duration;
+use crate::telemetry::agent_metrics::AgentLabel;
 
 pub use file::{ConfigError, ConfigFile};
 pub use layers::{describe, layer};
@@ -78,6 +79,26 @@ pub enum Synchronous {
     Normal,
     /// No commit is lost.
     Full,
+}
+
+/// How notifications are delivered beside the inbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum NotificationsMethod {
+    /// By mail.
+    Smtp,
+    /// By HTTP requests to a receiver.
+    Webhook,
+}
+
+/// A place for reports of connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ConnectionLogKind {
+    /// A row each.
+    Database,
+    /// A log line each.
+    Log,
+    /// Nowhere.
+    None,
 }
 
 /// The settings of `server`.
@@ -218,6 +239,30 @@ pub struct Config {
     )]
     pub experiments: Vec<String>,
 
+    /// Queues notifications for this way of delivery too; something else must deliver them [default: none].
+    #[arg(
+        id = "notifications.method",
+        long = "notifications-method",
+        env = "CODER_NOTIFICATIONS_METHOD",
+        value_name = "METHOD",
+        value_enum
+    )]
+    pub notifications_method: Option<NotificationsMethod>,
+
+    /// Queues notifications for the users' inboxes.
+    #[arg(
+        id = "notifications.inbox.enabled",
+        long = "notifications-inbox-enabled",
+        env = "CODER_NOTIFICATIONS_INBOX_ENABLED",
+        value_name = "BOOL",
+        default_value = "true",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = parse_bool
+    )]
+    pub notifications_inbox_enabled: bool,
+
     /// Where logs go in human form: a path, /dev/stderr, /dev/stdout, or empty for nowhere.
     #[arg(
         id = "introspection.logging.humanPath",
@@ -273,6 +318,32 @@ pub struct Config {
     )]
     pub prometheus_address: String,
 
+    /// Collects the metrics that agents send and serves them with the server's own.
+    #[arg(
+        id = "introspection.prometheus.collect_agent_stats",
+        long = "prometheus-collect-agent-stats",
+        env = "CODER_PROMETHEUS_COLLECT_AGENT_STATS",
+        value_name = "BOOL",
+        default_value = "false",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = parse_bool
+    )]
+    pub prometheus_collect_agent_stats: bool,
+
+    /// Labels by which agents' metrics are summed up; all four keep every agent apart.
+    #[arg(
+        id = "introspection.prometheus.aggregate_agent_stats_by",
+        long = "prometheus-aggregate-agent-stats-by",
+        env = "CODER_PROMETHEUS_AGGREGATE_AGENT_STATS_BY",
+        value_name = "LABEL",
+        value_delimiter = ',',
+        default_value = "agent_name,template_name,username,workspace_name",
+        value_parser = parse_agent_label
+    )]
+    pub prometheus_aggregate_agent_stats_by: Vec<AgentLabel>,
+
     /// How often sessions are looked at and their times written.
     #[arg(
         id = "drpcd.agentConnectionUpdateFrequency",
@@ -326,6 +397,18 @@ pub struct Config {
     )]
     pub max_agent_connections: usize,
 
+    /// Where reports of connections to agents go; several, or `none` alone.
+    #[arg(
+        id = "drpcd.connectionLog",
+        long = "connection-log",
+        env = "DRPCD_CONNECTION_LOG",
+        value_name = "BACKEND",
+        default_value = "database",
+        value_delimiter = ',',
+        value_enum
+    )]
+    pub connection_log: Vec<ConnectionLogKind>,
+
     /// How long a shutdown may take to write what is queued.
     #[arg(
         id = "drpcd.shutdownGrace",
@@ -347,6 +430,17 @@ pub struct Config {
         value_parser = parse_go_duration
     )]
     pub drain_time: Duration,
+
+    /// How long statistics, notifications and the logs of old builds are kept; 0 is for ever.
+    #[arg(
+        id = "drpcd.retention",
+        long = "retention",
+        env = "DRPCD_RETENTION",
+        value_name = "DURATION",
+        default_value = "168h",
+        value_parser = parse_go_duration
+    )]
+    pub retention: Duration,
 
     /// How long an agent's call waits for a store that is away.
     #[arg(
@@ -414,6 +508,13 @@ fn parse_wildcard(text: &str) -> Result<String, String> {
     } else {
         Err("must be of the form *.example.com".to_owned())
     }
+}
+
+fn parse_agent_label(text: &str) -> Result<AgentLabel, String> {
+    AgentLabel::from_name(text).ok_or_else(|| {
+        let names = AgentLabel::ALL.map(AgentLabel::as_str);
+        format!("must be one of {}", names.join(", "))
+    })
 }
 
 fn parse_positive_duration(text: &str) -> Result<Duration, String> {

@@ -50,12 +50,18 @@ ids! {
     AgentId,
     /// An app of an agent.
     AppId,
+    /// A status that an app reported.
+    AppStatusId,
     /// A build of a workspace.
     BuildId,
     /// A dev container of an agent.
     DevcontainerId,
     /// Where an agent's log lines come from.
     LogSourceId,
+    /// A notification by one method.
+    NotificationId,
+    /// A kind of notification.
+    NotificationTemplateId,
     /// An organization.
     OrganizationId,
     /// One start of one server process.

@@ -5,6 +5,8 @@
 #![allow(missing_docs, reason = "fields are documented in the .proto files")]
 #![allow(clippy::all, clippy::pedantic, reason = "generated")]
 
+use std::fmt;
+
 mod bounded;
 
 mod coder {
@@ -27,3 +29,13 @@ mod coder {
 pub use coder::agent::v2 as agent;
 /// `coder.tailnet.v2`: how peers find each other.
 pub use coder::tailnet::v2 as tailnet;
+
+impl fmt::Debug for agent::SubAgent {
+    /// Without the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SubAgent")
+            .field("name", &self.name)
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}

@@ -4,7 +4,9 @@
 
 mod limits;
 mod parts;
+mod retention;
 mod session;
+mod tailnet;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -106,6 +106,27 @@ fn conn_025_only_the_build_right_after_counts_as_the_stop_of_an_agent() {
 }
 
 #[test]
+fn conn_026_a_sub_agent_connects_by_its_own_token_until_it_is_deleted() {
+    let (data, server) = seeded();
+    let token = "5c1e3a70-9d0b-4c7e-8f43-2d6b7a9e1f08";
+    data.execute(&format!(
+        "INSERT INTO workspace_agents (id, parent_id, created_at, updated_at, name, resource_id, auth_token,
+             architecture, operating_system)
+         SELECT randomblob(16), id, 1, 1, 'child', resource_id, x'{}', 'amd64', 'linux' FROM workspace_agents",
+        token.replace('-', "")
+    ));
+    let status = || dial(&server.url, "?version=2.8", token).0.status;
+    assert_eq!(status(), 101);
+    data.await_value(
+        "SELECT first_connected_at IS NOT NULL FROM workspace_agents WHERE name = 'child'",
+        "1",
+    );
+    data.execute("UPDATE workspace_agents SET deleted = 1 WHERE name = 'child'");
+    assert_eq!(status(), 401);
+    assert_eq!(server.dial_status(), 101, "its parent is not concerned");
+}
+
+#[test]
 fn conn_027_the_job_of_the_latest_build_may_still_run() {
     let (data, server) = seeded();
     data.execute(

@@ -3,7 +3,9 @@
 //! Owns what has been accepted and is not yet in the store. Each batch is a cheap handle to add to, and a `run` that
 //! the server drives until shutdown, when it writes what is left.
 
+pub mod boundary_usage;
 pub mod connections;
+pub mod last_used;
 pub mod metadata;
 pub mod network_events;
 pub mod stats;

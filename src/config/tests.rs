@@ -99,6 +99,7 @@ fn values_of_the_wrong_form_are_refused() {
         ("--api-max-minor", "-1"),
         ("--log-filter", "("),
         ("--max-agent-connections", "many"),
+        ("--prometheus-collect-agent-stats", "maybe"),
     ] {
         let error = parse(None, &["--data-dir", "/d", &format!("{flag}={value}")]).unwrap_err();
         assert!(
@@ -106,6 +107,24 @@ fn values_of_the_wrong_form_are_refused() {
             "{error}"
         );
     }
+}
+
+#[test]
+fn s2_116_labels_to_sum_up_by_are_known_ones() {
+    let parsed = |flag| {
+        parse(None, &["--data-dir", "/d", flag]).map(|config| config.prometheus_aggregate_agent_stats_by)
+    };
+    let labels = parsed("--prometheus-aggregate-agent-stats-by=username,agent_name");
+    assert_eq!(labels, Ok(vec![AgentLabel::Username, AgentLabel::AgentName]));
+    let error = parsed("--prometheus-aggregate-agent-stats-by=agent_name,colour").unwrap_err();
+    assert_eq!(
+        error,
+        "invalid value \"colour\" for --prometheus-aggregate-agent-stats-by (env \
+        CODER_PROMETHEUS_AGGREGATE_AGENT_STATS_BY): must be one of username, workspace_name, agent_name, template_name"
+    );
+    let mut all = Config::with_defaults("/d").prometheus_aggregate_agent_stats_by;
+    all.sort_unstable();
+    assert_eq!(all, AgentLabel::ALL);
 }
 
 #[test]

@@ -25,7 +25,7 @@ pub use error::{ProtocolError, Status, TransportError};
 pub use frame::{Kind, PacketId};
 pub use metadata::Metadata;
 pub use packet::MAX_PACKET;
-pub use quote::quote;
+pub use quote::{is_print, quote};
 pub use registry::{HandlerFuture, Interceptor, Method, Outcome, Registry, Shape};
 pub use serve::{CloseCause, Control, ServeError, SessionEnd, serve};
 pub use stream::{AnyMessage, CallStream, Inbound, Outbound, Reply};

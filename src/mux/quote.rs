@@ -54,7 +54,7 @@ fn push_escaped(character: char, out: &mut String) {
 /// The standard library has the same rule inside a debug-escaped text, where it escapes all other characters. At the
 /// front of a text it escapes combining marks too; hence the letter. Compared with Go for every character: they differ
 /// only where the standard library knows a newer Unicode than Go's 15.
-fn is_print(character: char) -> bool {
+pub fn is_print(character: char) -> bool {
     if character.is_ascii() {
         return matches!(character, ' '..='~');
     }

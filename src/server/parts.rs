@@ -4,34 +4,38 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use bytes::Bytes;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+use super::retention;
 use super::session::SessionContext;
+use super::tailnet::{Fetch, derp_config, readings};
 use super::{ShutdownError, StartError};
+use crate::batch::boundary_usage::BoundaryUsageTracker;
 use crate::batch::connections::ConnectionTimes;
+use crate::batch::last_used::LastUsed;
 use crate::batch::metadata::MetadataBatcher;
 use crate::batch::network_events::NetworkEvents;
 use crate::batch::stats::StatsBatcher;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, ConnectionLogKind, NotificationsMethod};
 use crate::coordinator::MemoryCoordinator;
 use crate::http::Outbound;
 use crate::ids::ReplicaId;
 use crate::mux::Registry;
 use crate::proto;
 use crate::pubsub::{Pubsub, bridge};
-use crate::services::agent::{AgentConfig, AgentServices, Collaborators, StoreAppearance};
+use crate::services::agent::{AgentConfig, AgentServices, AlertLimits, Collaborators, StoreAppearance};
+use crate::services::connection_log::{Backends, DatabaseLogger, StructuredLogger};
+use crate::services::notifications::{Enqueuer, Methods};
 use crate::services::patience::Patience;
 use crate::services::tailnet::TailnetServices;
-use crate::services::tailnet::derp::{DerpConfig, DerpMaps, DerpSource, DerpStatus, FetchMap};
-use crate::services::tailnet::derp_map::DefaultRegion;
+use crate::services::tailnet::derp::{DerpMaps, DerpSource};
 use crate::sessions::{MonitorConfig, Sessions};
-use crate::store::{Store, StoreError};
-use crate::telemetry::metrics::{Metrics, Reading};
+use crate::store::{NotificationMethod, Store, StoreError};
+use crate::telemetry::agent_metrics::{self, AgentMetrics};
+use crate::telemetry::metrics::Metrics;
 
 /// The experiment with which sessions are counted by usage tracking instead of by agents' statistics.
 const WORKSPACE_USAGE: &str = "workspace-usage";
@@ -68,32 +72,50 @@ impl Parts {
         let derp_maps = derp.maps();
 
         let pubsub = Pubsub::in_process();
-        let times = ConnectionTimes::new(
-            Arc::clone(store),
-            pubsub.clone(),
-            clock.clone(),
-            ReplicaId::random(),
-        );
+        let replica = ReplicaId::random();
+        let times = ConnectionTimes::new(Arc::clone(store), pubsub.clone(), clock.clone(), replica);
         let stats = StatsBatcher::new(Arc::clone(store), clock.clone());
+        let last_used = LastUsed::new(Arc::clone(store), clock.clone());
         let metadata = MetadataBatcher::new(Arc::clone(store), pubsub.clone(), clock.clone());
+
+        let boundary_usage = BoundaryUsageTracker::new(Arc::clone(store), clock.clone(), replica);
 
         let inactive = config.agent_inactive_disconnect_timeout;
         let monitor = MonitorConfig::new(config.agent_connection_update_frequency, Some(inactive));
         let sessions = Sessions::new(clock.clone(), Arc::clone(store), times.clone(), monitor);
 
+        let agent_metrics = agent_metrics(config, clock);
+        let metrics = Metrics::new(Arc::clone(store), agent_metrics.as_ref());
+
         let patience = Patience::new(clock.clone(), config.store_wait);
         let appearance = StoreAppearance::new(Arc::clone(store), patience.clone());
+        let notifications = Enqueuer::new(
+            Arc::clone(store),
+            clock.clone(),
+            pubsub.clone(),
+            patience.clone(),
+            methods(config),
+            access_url,
+        );
+        let logger_patience = patience.clone();
         let collaborators = Collaborators {
             store: Arc::clone(store),
             clock: clock.clone(),
             pubsub: pubsub.clone(),
             patience,
             stats: stats.clone(),
+            last_used: last_used.clone(),
+            agent_metrics: agent_metrics.clone(),
+            build_durations: config
+                .prometheus_enable
+                .then(|| metrics.build_durations().clone()),
             metadata: metadata.clone(),
+            notifications,
+            boundary_usage: Some(boundary_usage.clone()),
             derp_maps: derp_maps.clone(),
         };
         let agent = AgentServices::new(collaborators, agent_config(config, access_url), appearance);
-        let metrics = Metrics::new(Arc::clone(store));
+        agent.swap_connection_logger(connection_logger(&config.connection_log, store, &logger_patience));
         let network_events = NetworkEvents::new(metrics.network_sink(), clock.clone());
         let tailnet = TailnetServices::new(MemoryCoordinator::new(clock.clone()), derp_maps.clone());
         let tailnet = Arc::new(tailnet.with_network_events(network_events.clone()));
@@ -120,14 +142,22 @@ impl Parts {
             network_events.run(until).await;
             ("network events", Ok(()))
         });
+        let until = quiet.clone();
+        writers.spawn(async move { ("boundary usage", boundary_usage.run(until).await) });
+        let until = quiet.clone();
+        writers.spawn(async move { ("times of last use", last_used.run(until).await) });
 
         let mut loops = JoinSet::new();
         loops.spawn(bridge::run(Arc::clone(store), pubsub, clock.clone()));
         loops.spawn(derp.run());
+        loops.spawn(retention::run(Arc::clone(store), clock.clone(), config.retention));
         let ticking = sessions.clone();
         loops.spawn(async move { ticking.run().await });
         let refreshing = Arc::clone(&agent);
         loops.spawn(async move { refreshing.run().await });
+        if let Some(agent_metrics) = agent_metrics {
+            loops.spawn(async move { agent_metrics.run().await });
+        }
 
         Ok(Self {
             clock: clock.clone(),
@@ -148,7 +178,14 @@ impl Parts {
     pub(super) async fn finish(mut self, clock: &Clock, grace: Duration) -> Result<(), ShutdownError> {
         self.quiet.cancel();
         let mut failed = BTreeMap::new();
-        let mut left: Vec<_> = vec!["connection times", "statistics", "metadata", "network events"];
+        let mut left = vec![
+            "connection times",
+            "statistics",
+            "metadata",
+            "boundary usage",
+            "times of last use",
+            "network events",
+        ];
         let end = clock.sleep(grace);
         let mut end = std::pin::pin!(end);
         while !left.is_empty() {
@@ -181,32 +218,19 @@ impl Parts {
     }
 }
 
-/// Fetches DERP maps with the server's one client.
-#[derive(Debug)]
-struct Fetch(Outbound);
-
-#[async_trait]
-impl FetchMap for Fetch {
-    async fn fetch(&self, url: &Url, most: usize) -> Result<Bytes, String> {
-        self.0.get(url, most).await.map_err(|error| error.to_string())
+/// Where reports of connections go.
+fn connection_logger(kinds: &[ConnectionLogKind], store: &Arc<dyn Store>, patience: &Patience) -> Backends {
+    let mut backends = Backends::default();
+    for kind in kinds {
+        match kind {
+            ConnectionLogKind::Database => {
+                backends.add(DatabaseLogger::new(Arc::clone(store), patience.clone()));
+            }
+            ConnectionLogKind::Log => backends.add(StructuredLogger),
+            ConnectionLogKind::None => {}
+        }
     }
-}
-
-fn derp_config(config: &Config, access_url: &Url) -> DerpConfig {
-    DerpConfig {
-        path: config.derp_config_path.clone(),
-        url: config.derp_config_url.clone(),
-        access_url: access_url.clone(),
-        region: DefaultRegion {
-            id: config.derp_server_region_id,
-            code: config.derp_server_region_code.clone(),
-            name: config.derp_server_region_name.clone(),
-        },
-        stun_addresses: config.derp_server_stun_addresses.clone(),
-        // As in the original: without direct connections nobody needs to know how it is seen from outside.
-        without_stun: config.block_direct_connections,
-        frequency: config.derp_map_update_frequency,
-    }
+    backends
 }
 
 fn agent_config(config: &Config, access_url: &Url) -> AgentConfig {
@@ -217,38 +241,27 @@ fn agent_config(config: &Config, access_url: &Url) -> AgentConfig {
         disable_direct_connections: config.block_direct_connections,
         derp_force_websockets: config.derp_force_websockets,
         git_auth_configs: 0,
+        alert_limits: AlertLimits::default(),
         workspace_usage: config.experiments.iter().any(|name| name == WORKSPACE_USAGE),
     }
 }
 
-/// Numbers that parts keep themselves.
-#[expect(clippy::cast_precision_loss, reason = "metrics are floating-point numbers")]
-fn readings(derp: DerpStatus, events: NetworkEvents, tailnet: Arc<TailnetServices>) -> Vec<Reading> {
-    let age = derp.clone();
-    let tunnels = Arc::clone(&tailnet);
-    vec![
-        Reading::gauge(
-            "derp_map_version",
-            "DERP maps served since the start, the current one included",
-            move || derp.version() as f64,
-        ),
-        Reading::gauge(
-            "derp_map_age_seconds",
-            "Time since the DERP map's file or URL was last found good",
-            move || age.age().as_secs_f64(),
-        ),
-        Reading::counter(
-            "network_events_dropped",
-            "Events of connections that were malformed or too many",
-            move || events.dropped() as f64,
-        ),
-        Reading::gauge("tailnet_peers", "Peers that are connected", move || {
-            tailnet.snapshot(0).total_peers as f64
-        }),
-        Reading::gauge("tailnet_tunnels", "Tunnels between peers", move || {
-            tunnels.snapshot(0).total_tunnels as f64
-        }),
-    ]
+fn methods(config: &Config) -> Methods {
+    let delivery = config.notifications_method.map(|method| match method {
+        NotificationsMethod::Smtp => NotificationMethod::Smtp,
+        NotificationsMethod::Webhook => NotificationMethod::Webhook,
+    });
+    Methods {
+        delivery,
+        inbox: config.notifications_inbox_enabled,
+    }
+}
+
+/// The metrics that agents send, where somebody asked for them and can read them.
+fn agent_metrics(config: &Config, clock: &Clock) -> Option<AgentMetrics> {
+    let collected = config.prometheus_enable && config.prometheus_collect_agent_stats;
+    let labels = &config.prometheus_aggregate_agent_stats_by;
+    collected.then(|| AgentMetrics::new(clock.clone(), agent_metrics::CLEANUP_INTERVAL, labels))
 }
 
 /// The table of all methods. Metrics are only counted where somebody can read them.

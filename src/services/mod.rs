@@ -3,5 +3,7 @@
 //! Owns what a call means: checks, rules, and the texts that a peer gets. Must never see frames, HTTP or SQL.
 
 pub mod agent;
+pub mod connection_log;
+pub mod notifications;
 pub mod patience;
 pub mod tailnet;

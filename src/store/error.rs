@@ -45,8 +45,14 @@ pub enum Violation {
     MaxLogsLength,
     /// `workspace_agent_log_sources_pkey`: the agent has a source of that id.
     LogSourceExists,
+    /// `workspace_agent_script_timings_script_id_started_at_key`: that run of the script is stored.
+    ScriptTimingExists,
     /// Two live agents of one build with the same name.
     AgentNameTaken,
+    /// The user has opted out of a notification, or not in where that is asked for.
+    NotificationDisabled,
+    /// `notification_messages_dedupe_hash_idx`: the same notification on the same UTC day.
+    NotificationExists,
     /// Any other constraint.
     Other,
 }

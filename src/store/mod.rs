@@ -21,7 +21,9 @@ pub use model::*;
 pub use status::AgentStatus;
 
 use crate::clock::Timestamp;
-use crate::ids::{AgentId, AgentToken, BuildId, ReplicaId, WorkspaceId};
+use crate::ids::{
+    AgentId, AgentToken, AppId, BuildId, NotificationTemplateId, ReplicaId, UserId, WorkspaceId,
+};
 
 /// What the services ask of a storage engine.
 ///
@@ -78,21 +80,21 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Marks an agent's log as full.
     async fn set_logs_overflowed(&self, agent: AgentId) -> Result<(), StoreError>;
 
-    /// Creates a sub agent with its apps, and returns the apps that a constraint refused, each with its index.
+    /// Creates a sub agent with its apps, and returns the apps that a constraint refused, each with its index. The same
+    /// agent again, by its id, changes nothing.
     ///
     /// [`StoreError::NoRows`] when the parent is absent or deleted; [`Violation::AgentNameTaken`] when another live
     /// agent of the build has the name.
     async fn create_sub_agent(&self, agent: &NewSubAgent) -> Result<Vec<(usize, StoreError)>, StoreError>;
 
-    /// Replaces the display apps of a child of `parent`. `None` when the agent is not its child;
-    /// [`StoreError::NoRows`] when there is no such live agent.
+    /// Replaces the display apps of a child of `parent`; whatever else it says, nothing was written.
     async fn update_display_apps(
         &self,
         agent: AgentId,
         parent: AgentId,
         display_apps: &[&'static str],
         now: Timestamp,
-    ) -> Result<Option<SubAgent>, StoreError>;
+    ) -> Result<SubAgentAdopted, StoreError>;
 
     /// The live children of an agent, oldest first. [`StoreError::NoRows`] when it is absent or deleted itself.
     async fn sub_agents(&self, parent: AgentId) -> Result<Vec<SubAgent>, StoreError>;
@@ -106,11 +108,76 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<SubAgentDeleted, StoreError>;
 
-    /// Stores a run of a script; the same run twice is a violation.
+    /// Stores a run of a script; [`Violation::ScriptTimingExists`] when one of it began at that time.
     async fn insert_script_timing(&self, timing: &ScriptTiming) -> Result<(), StoreError>;
+
+    /// A notification's template with the user whom it is for; [`StoreError::NoRows`] when either is absent.
+    async fn notification_recipient(
+        &self,
+        user: UserId,
+        template: NotificationTemplateId,
+    ) -> Result<NotificationRecipient, StoreError>;
+
+    /// Queues a notification for delivery. [`Violation::NotificationDisabled`] when the user does not want it,
+    /// [`Violation::NotificationExists`] when there is the same one of the same UTC day.
+    async fn insert_notification(&self, message: &NewNotification) -> Result<(), StoreError>;
+
+    /// Writes the state of one resource monitor; succeeds when it is gone.
+    async fn update_monitor(&self, agent: AgentId, update: &MonitorUpdate) -> Result<(), StoreError>;
+
+    /// The apps of an agent with their health, in any order.
+    async fn app_healths(&self, agent: AgentId) -> Result<Vec<AppWithHealth>, StoreError>;
+
+    /// Sets the health of apps, each named once.
+    async fn update_app_healths(&self, changes: &[(AppId, AppHealth)]) -> Result<(), StoreError>;
+
+    /// What a new status of the agent's app `slug` is weighed against; [`StoreError::NoRows`] without such an app.
+    async fn app_before_status(
+        &self,
+        agent: AgentId,
+        workspace: WorkspaceId,
+        slug: &str,
+    ) -> Result<AppBeforeStatus, StoreError>;
+
+    /// Adds a status of an app; the same one twice is one.
+    async fn insert_app_status(&self, status: &NewAppStatus) -> Result<(), StoreError>;
+
+    /// Records a report of a connection: the first makes its row, a later one fills in its end where that is open.
+    async fn upsert_connection_log(&self, log: &ConnectionLog) -> Result<(), StoreError>;
+
+    /// Adds what was counted of boundaries to this replica's row, and says whether that row is new. A new row gets
+    /// `new`; of one that exists the unique counts become those of `all`.
+    async fn upsert_boundary_usage(
+        &self,
+        replica: ReplicaId,
+        usage: &BoundaryUsage,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
 
     /// Adds statistics rows, each under a new id.
     async fn insert_stats(&self, stats: &[AgentStat]) -> Result<(), StoreError>;
+
+    /// Moves the deadline of a workspace's running build, because somebody works in it; says whether it moved.
+    ///
+    /// It moves to `now` and the template's `activity_bump`; when that lies beyond a future `autostart` on a day that
+    /// the template allows, to the autostart and the workspace's `ttl` (the template's `default_ttl` where users may
+    /// not choose). Never earlier than it is, never past `max_deadline`; and only for a completed `start` build that
+    /// has a deadline, once 5 % of the length have passed.
+    ///
+    /// Source: coder/coder `coderd/database/queries/activitybump.sql`; the days `coderd/schedule/autostart.go`
+    /// (`NextAutostart`).
+    async fn bump_activity(
+        &self,
+        workspace: WorkspaceId,
+        now: Timestamp,
+        autostart: Option<Autostart>,
+    ) -> Result<bool, StoreError>;
+
+    /// Sets `last_used_at` of workspaces, never to an earlier time.
+    async fn touch_workspaces(&self, workspaces: &[WorkspaceId], at: Timestamp) -> Result<(), StoreError>;
+
+    /// How far the agents of an agent's build are, deleted ones and sub agents among them.
+    async fn build_readiness(&self, agent: AgentId) -> Result<BuildReadiness, StoreError>;
 
     /// Sets metadata values; those of unknown agents or keys are ignored.
     async fn update_metadata(&self, values: &[MetadataValue]) -> Result<(), StoreError>;
@@ -147,6 +214,9 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// Forgets events made before `before`.
     async fn prune_events(&self, before: Timestamp) -> Result<(), StoreError>;
+
+    /// Removes some of the rows that are older than `before`, and says whether there may be more.
+    async fn purge(&self, what: Expired, before: Timestamp) -> Result<bool, StoreError>;
 
     /// Succeeds when the store answers.
     async fn ping(&self) -> Result<(), StoreError>;

@@ -1,5 +1,7 @@
 //! What the store holds, as the services see it: plain values, no SQL, no wire types.
 
+mod connection_logs;
+mod retention;
 mod subagents;
 
 use crate::clock::Timestamp;
@@ -8,6 +10,8 @@ use crate::ids::{
     TemplateId, TemplateVersionId, UserId, WorkspaceId,
 };
 
+pub use self::connection_logs::*;
+pub use self::retention::*;
 pub use self::subagents::*;
 
 /// Declares an enum whose labels are those of the database.
@@ -30,6 +34,13 @@ macro_rules! labels {
         }
     )*};
 }
+
+// After the macro that they use.
+mod apps;
+mod notifications;
+
+pub use self::apps::*;
+pub use self::notifications::*;
 
 labels! {
     /// Where an agent is in its life, as it reported.
@@ -421,3 +432,7 @@ pub struct SeededAgent {
     /// Its token.
     pub token: AgentToken,
 }
+
+mod activity;
+
+pub use activity::{Autostart, BuildReadiness, BuildStatus};

@@ -10,13 +10,19 @@ use tempfile::TempDir;
 
 use super::sqlite::{SqliteOptions, SqliteStore};
 use super::{
-    Agent, AgentStat, Authenticated, ConnectionChange, LifecycleUpdate, LogBatch, LogSource, LogsInserted,
-    ManifestParts, MetadataValue, Monitors, NewSubAgent, ScriptTiming, SeededAgent, StartupUpdate, Store,
-    StoreError, StoredEvent, SubAgent, SubAgentDeleted, Workspace,
+    Agent, AgentStat, Authenticated, Autostart, BoundaryUsage, BuildReadiness, ConnectionChange,
+    ConnectionLog, Expired, LifecycleUpdate, LogBatch, LogSource, LogsInserted, ManifestParts, MetadataValue,
+    Monitors, NewSubAgent, ScriptTiming, SeededAgent, StartupUpdate, Store, StoreError, StoredEvent,
+    SubAgent, SubAgentAdopted, SubAgentDeleted, Workspace,
 };
 use crate::clock::Timestamp;
 use crate::ids::{AgentId, AgentToken, BuildId, ReplicaId, WorkspaceId};
+use crate::ids::{AppId, NotificationTemplateId, UserId};
 use crate::seed::Seed;
+use crate::store::{
+    AppBeforeStatus, AppHealth, AppWithHealth, MonitorUpdate, NewAppStatus, NewNotification,
+    NotificationRecipient,
+};
 
 /// The repository's example, with every key of the format.
 pub(crate) const EXAMPLE: &str = include_str!("../../examples/seed.yaml");
@@ -29,6 +35,7 @@ pub(crate) const NOW: Timestamp = Timestamp::from_micros(1_774_008_000_000_000);
 pub(crate) struct FaultyStore {
     real: SqliteStore,
     faults: Mutex<HashMap<&'static str, StoreError>>,
+    lost: Mutex<HashMap<&'static str, StoreError>>,
     calls: Mutex<HashMap<&'static str, usize>>,
     directory: TempDir,
 }
@@ -45,6 +52,7 @@ impl FaultyStore {
         let store = Self {
             real,
             faults: Mutex::default(),
+            lost: Mutex::default(),
             calls: Mutex::default(),
             directory,
         };
@@ -54,6 +62,11 @@ impl FaultyStore {
     /// From here on `method` fails.
     pub(crate) fn fail(&self, method: &'static str, error: StoreError) {
         self.faults.lock().unwrap().insert(method, error);
+    }
+
+    /// The next call of `method` does its work and answers `error` all the same.
+    pub(crate) fn lose_answer(&self, method: &'static str, error: StoreError) {
+        self.lost.lock().unwrap().insert(method, error);
     }
 
     /// From here on `method` works again.
@@ -91,6 +104,13 @@ impl FaultyStore {
             .cloned()
             .map_or(Ok(()), Err)
     }
+
+    fn leave<T>(&self, method: &'static str, answer: Result<T, StoreError>) -> Result<T, StoreError> {
+        match self.lost.lock().unwrap().remove(method) {
+            Some(error) => Err(error),
+            None => answer,
+        }
+    }
 }
 
 /// A store without a file that keeps what batches write, for tests whose time is driven: it never waits.
@@ -100,6 +120,8 @@ pub(crate) struct RecordingStore {
     pub(crate) fault: Mutex<Option<StoreError>>,
     /// Statistics by statement.
     pub(crate) stats: Mutex<Vec<Vec<AgentStat>>>,
+    /// Workspaces that were marked as used, and when, by statement.
+    pub(crate) touched: Mutex<Vec<(Vec<WorkspaceId>, Timestamp)>>,
     /// Metadata by statement.
     pub(crate) metadata: Mutex<Vec<Vec<MetadataValue>>>,
     /// What the next [`Store::take_events`] finds.
@@ -165,15 +187,31 @@ record! {
     insert_logs(batch: &LogBatch) -> LogsInserted = |_, _| nothing();
     set_logs_overflowed(agent: AgentId) -> () = |_, _| nothing();
     create_sub_agent(agent: &NewSubAgent) -> Vec<(usize, StoreError)> = |_, _| nothing();
-    update_display_apps(agent: AgentId, parent: AgentId, apps: &[&'static str], now: Timestamp) -> Option<SubAgent> =
+    update_display_apps(agent: AgentId, parent: AgentId, apps: &[&'static str], now: Timestamp) -> SubAgentAdopted =
         |_, _, _, _, _| nothing();
     sub_agents(parent: AgentId) -> Vec<SubAgent> = |_, _| nothing();
     delete_sub_agent(agent: AgentId, caller: AgentId, now: Timestamp) -> SubAgentDeleted = |_, _, _, _| nothing();
     insert_script_timing(timing: &ScriptTiming) -> () = |_, _| nothing();
+    notification_recipient(user: UserId, template: NotificationTemplateId) -> NotificationRecipient = |_, _, _| nothing();
+    insert_notification(message: &NewNotification) -> () = |_, _| nothing();
+    update_monitor(agent: AgentId, update: &MonitorUpdate) -> () = |_, _, _| nothing();
+    app_healths(agent: AgentId) -> Vec<AppWithHealth> = |_, _| nothing();
+    update_app_healths(changes: &[(AppId, AppHealth)]) -> () = |_, _| nothing();
+    app_before_status(agent: AgentId, workspace: WorkspaceId, slug: &str) -> AppBeforeStatus = |_, _, _, _| nothing();
+    insert_app_status(status: &NewAppStatus) -> () = |_, _| nothing();
+    upsert_connection_log(log: &ConnectionLog) -> () = |_, _| nothing();
+    upsert_boundary_usage(replica: ReplicaId, usage: &BoundaryUsage, now: Timestamp) -> bool = |_, _, _, _| nothing();
     insert_stats(stats: &[AgentStat]) -> () = |this, stats| {
         this.stats.lock().unwrap().push(stats.to_vec());
         Ok(())
     };
+    bump_activity(workspace: WorkspaceId, now: Timestamp, autostart: Option<Autostart>) -> bool =
+        |_, _, _, _| nothing();
+    touch_workspaces(workspaces: &[WorkspaceId], at: Timestamp) -> () = |this, workspaces, at| {
+        this.touched.lock().unwrap().push((workspaces.to_vec(), at));
+        Ok(())
+    };
+    build_readiness(agent: AgentId) -> BuildReadiness = |_, _| nothing();
     update_metadata(values: &[MetadataValue]) -> () = |this, values| {
         this.metadata.lock().unwrap().push(values.to_vec());
         Ok(())
@@ -187,6 +225,7 @@ record! {
         this.pruned.lock().unwrap().push(before);
         Ok(())
     };
+    purge(what: Expired, before: Timestamp) -> bool = |_, _, _| Ok(false);
     ping() -> () = |_| Ok(());
 }
 
@@ -196,7 +235,8 @@ macro_rules! pass {
         impl Store for FaultyStore {
             $(async fn $name(&self, $($argument: $type),*) -> Result<$result, StoreError> {
                 self.enter(stringify!($name))?;
-                Store::$name(&self.real, $($argument),*).await
+                let answer = Store::$name(&self.real, $($argument),*).await;
+                self.leave(stringify!($name), answer)
             })*
 
             fn statements(&self) -> Vec<(&'static str, u64)> {
@@ -225,11 +265,23 @@ pass! {
     insert_logs(batch: &LogBatch) -> LogsInserted;
     set_logs_overflowed(agent: AgentId) -> ();
     create_sub_agent(agent: &NewSubAgent) -> Vec<(usize, StoreError)>;
-    update_display_apps(agent: AgentId, parent: AgentId, apps: &[&'static str], now: Timestamp) -> Option<SubAgent>;
+    update_display_apps(agent: AgentId, parent: AgentId, apps: &[&'static str], now: Timestamp) -> SubAgentAdopted;
     sub_agents(parent: AgentId) -> Vec<SubAgent>;
     delete_sub_agent(agent: AgentId, caller: AgentId, now: Timestamp) -> SubAgentDeleted;
     insert_script_timing(timing: &ScriptTiming) -> ();
+    notification_recipient(user: UserId, template: NotificationTemplateId) -> NotificationRecipient;
+    insert_notification(message: &NewNotification) -> ();
+    update_monitor(agent: AgentId, update: &MonitorUpdate) -> ();
+    app_healths(agent: AgentId) -> Vec<AppWithHealth>;
+    update_app_healths(changes: &[(AppId, AppHealth)]) -> ();
+    app_before_status(agent: AgentId, workspace: WorkspaceId, slug: &str) -> AppBeforeStatus;
+    insert_app_status(status: &NewAppStatus) -> ();
+    upsert_connection_log(log: &ConnectionLog) -> ();
+    upsert_boundary_usage(replica: ReplicaId, usage: &BoundaryUsage, now: Timestamp) -> bool;
     insert_stats(stats: &[AgentStat]) -> ();
+    bump_activity(workspace: WorkspaceId, now: Timestamp, autostart: Option<Autostart>) -> bool;
+    touch_workspaces(workspaces: &[WorkspaceId], at: Timestamp) -> ();
+    build_readiness(agent: AgentId) -> BuildReadiness;
     update_metadata(values: &[MetadataValue]) -> ();
     record_connects(replica: ReplicaId, changes: &[ConnectionChange]) -> ();
     record_heartbeats(replica: ReplicaId, agents: &[AgentId], at: Timestamp) -> ();
@@ -237,5 +289,6 @@ pass! {
     seed(seed: &Seed, now: Timestamp) -> Vec<SeededAgent>;
     take_events() -> Vec<StoredEvent>;
     prune_events(before: Timestamp) -> ();
+    purge(what: Expired, before: Timestamp) -> bool;
     ping() -> ();
 }

@@ -1,7 +1,7 @@
 //! Metrics in Prometheus text form.
 //!
-//! Owns the names. Labels are taken from fixed sets (methods, outcomes, statements, status codes), so their number is
-//! bounded.
+//! Owns the names of our own metrics, and where those under the original's names join them. Labels are taken from fixed
+//! sets (methods, outcomes, statements, status codes), so their number is bounded.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -16,6 +16,8 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::agent_metrics::AgentMetrics;
+use super::build_durations::BuildDurations;
 use super::network::{NetworkLabels, NetworkSink};
 use crate::mux::{Interceptor, Method, Outcome};
 use crate::store::Store;
@@ -34,6 +36,7 @@ struct Inner {
     refused: Family<StatusLabels, Counter>,
     calls: Family<CallLabels, Counter>,
     latency: Family<MethodLabels, Histogram, fn() -> Histogram>,
+    build_durations: BuildDurations,
     network_events: Family<NetworkLabels, Counter>,
     readings: Arc<OnceLock<Vec<Reading>>>,
 }
@@ -103,9 +106,15 @@ impl fmt::Debug for Metrics {
 }
 
 impl Metrics {
-    /// Metrics of a server on `store`.
-    pub fn new(store: Arc<dyn Store>) -> Self {
-        let mut registry = Registry::with_prefix("drpcd");
+    /// Metrics of a server on `store`, with those that its agents send where they are collected.
+    pub fn new(store: Arc<dyn Store>, agent_metrics: Option<&AgentMetrics>) -> Self {
+        let mut root = Registry::default();
+        let build_durations = BuildDurations::default();
+        build_durations.register(&mut root);
+        if let Some(agent_metrics) = agent_metrics {
+            agent_metrics.register(&mut root);
+        }
+        let registry = root.sub_registry_with_prefix("drpcd");
         let sessions = Gauge::default();
         registry.register("sessions", "Sessions that live now", sessions.clone());
         let started = Counter::default();
@@ -140,7 +149,7 @@ impl Metrics {
         let readings = Arc::new(OnceLock::new());
         registry.register_collector(Box::new(Readings(Arc::clone(&readings))));
         Self(Arc::new(Inner {
-            registry,
+            registry: root,
             sessions,
             started,
             refused,
@@ -148,7 +157,13 @@ impl Metrics {
             latency,
             network_events,
             readings,
+            build_durations,
         }))
+    }
+
+    /// How long builds took.
+    pub fn build_durations(&self) -> &BuildDurations {
+        &self.0.build_durations
     }
 
     /// Counts a session for as long as the guard lives.

@@ -109,6 +109,7 @@ async fn s1_073_nothing_added_is_nothing_written() {
     assert_eq!(fixture.batches(FlushReason::Scheduled), 0);
 }
 
+// covers: s1_087, since a key, its value and its error travel as one item, so that there are no lists to differ
 #[tokio::test(start_paused = true)]
 async fn s1_074_two_keys_are_one_write_and_one_message_after_5_s() {
     let mut fixture = Fixture::new();
@@ -283,6 +284,22 @@ async fn a_batch_put_back_leaves_each_key_once_and_the_newest() {
     assert_eq!(text(&pending.current, "older").as_deref(), Some("back"));
     assert_eq!(text(&pending.full[0], "only").as_deref(), Some("back"));
     assert_eq!(pending.len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn s1_085_a_message_that_reaches_nobody_keeps_neither_the_others_nor_the_batch() {
+    // Publishing cannot fail within a process; what can happen is that nobody is there, or is too slow.
+    let mut fixture = Fixture::new();
+    let slow = std::mem::replace(&mut fixture.messages, Pubsub::in_process().subscribe(CHANNEL));
+    for round in 0..3 {
+        fixture.add(1, "key", "x", round);
+        pass(5_010).await;
+    }
+    drop(slow);
+    fixture.add(1, "key", "x", 3);
+    pass(5_010).await;
+    assert_eq!(fixture.sizes(), [1; 4]);
+    assert_eq!(fixture.batcher.metrics().flushed.get(), 4);
 }
 
 #[tokio::test(start_paused = true)]

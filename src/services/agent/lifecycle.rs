@@ -1,6 +1,8 @@
 //! UpdateLifecycle: where an agent is in its life.
 //!
-//! Source: coder/coder `coderd/agentapi/lifecycle.go`. The row is not read first; the statement decides.
+//! Source: coder/coder `coderd/agentapi/lifecycle.go`, `metrics.go`. The row is not read first; the statement decides.
+
+use std::sync::atomic::Ordering;
 
 use super::{AgentApi, agent_error, enum_name, required};
 use crate::clock::Timestamp;
@@ -44,7 +46,35 @@ impl AgentApi {
             }
         }
         self.publish(WorkspaceEventKind::AgentLifecycleUpdate);
+        if matches!(
+            state,
+            LifecycleState::Ready | LifecycleState::StartTimeout | LifecycleState::StartError
+        ) {
+            self.observe_build().await;
+        }
         Ok(lifecycle)
+    }
+
+    /// Records how long the build took when its last agent is through with its start. Looked at once per session, even
+    /// if others were not through then: the last one of them records it. Never fails the call.
+    async fn observe_build(&self) {
+        let parts = &self.services.parts;
+        let Some(durations) = &parts.build_durations else {
+            return;
+        };
+        if self.session.build_observed.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        match parts.store.build_readiness(self.session.agent_id).await {
+            Ok(build) if !build.all_agents_ready => {}
+            Ok(build) if build.last_agent_ready_at == Timestamp::ZERO => {
+                tracing::warn!(agent_id = %self.session.agent_id, "last_agent_ready_at is unexpectedly zero");
+            }
+            Ok(build) => durations.observe(&build),
+            Err(error) => {
+                tracing::warn!(agent_id = %self.session.agent_id, %error, "failed to get build info for metrics");
+            }
+        }
     }
 }
 

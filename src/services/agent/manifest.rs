@@ -102,21 +102,7 @@ fn app(
     config: &AgentConfig,
     names: &Names<'_>,
 ) -> Result<proto::WorkspaceApp, String> {
-    let sharing_level = match row.sharing_level.as_str() {
-        "owner" => SharingLevel::Owner,
-        "authenticated" => SharingLevel::Authenticated,
-        "organization" => SharingLevel::Organization,
-        "public" => SharingLevel::Public,
-        level => return Err(bad_app(index, &row.slug, "sharing level", level)),
-    };
-    let health = match row.health.as_str() {
-        "disabled" => Health::Disabled,
-        "initializing" => Health::Initializing,
-        "healthy" => Health::Healthy,
-        "unhealthy" => Health::Unhealthy,
-        // The original shows the sharing level here too.
-        _ => return Err(bad_app(index, &row.slug, "health", &row.sharing_level)),
-    };
+    let (sharing_level, health) = labels(index, &row)?;
     Ok(proto::WorkspaceApp {
         subdomain_name: subdomain_name(&row, config, names),
         id: row.id.as_bytes().to_vec(),
@@ -136,6 +122,25 @@ fn app(
         health: health.into(),
         hidden: row.hidden,
     })
+}
+
+fn labels(index: usize, row: &App) -> Result<(SharingLevel, Health), String> {
+    let sharing_level = match row.sharing_level.as_str() {
+        "owner" => SharingLevel::Owner,
+        "authenticated" => SharingLevel::Authenticated,
+        "organization" => SharingLevel::Organization,
+        "public" => SharingLevel::Public,
+        level => return Err(bad_app(index, &row.slug, "sharing level", level)),
+    };
+    let health = match row.health.as_str() {
+        "disabled" => Health::Disabled,
+        "initializing" => Health::Initializing,
+        "healthy" => Health::Healthy,
+        "unhealthy" => Health::Unhealthy,
+        // The original shows the sharing level here too.
+        _ => return Err(bad_app(index, &row.slug, "health", &row.sharing_level)),
+    };
+    Ok((sharing_level, health))
 }
 
 fn bad_app(index: usize, slug: &str, what: &str, value: &str) -> String {
@@ -222,5 +227,43 @@ fn devcontainer(row: Devcontainer) -> proto::WorkspaceAgentDevcontainer {
         config_path: row.config_path,
         name: row.name,
         subagent_id: row.subagent_id.map(|id| id.as_bytes().to_vec()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::AppId;
+
+    #[test]
+    fn s1_013_an_unknown_label_is_named_with_the_place_and_slug_of_its_app() {
+        let row = |health: &str, sharing_level: &str| App {
+            id: AppId::random(),
+            slug: "code".into(),
+            display_name: String::new(),
+            icon: String::new(),
+            command: None,
+            url: None,
+            healthcheck_url: String::new(),
+            healthcheck_interval: 0,
+            healthcheck_threshold: 0,
+            health: health.into(),
+            subdomain: false,
+            sharing_level: sharing_level.into(),
+            external: false,
+            hidden: false,
+        };
+        assert_eq!(
+            labels(2, &row("healthy", "public")),
+            Ok((SharingLevel::Public, Health::Healthy))
+        );
+        assert_eq!(
+            labels(2, &row("healthy", "everybody")).unwrap_err(),
+            r#"parse app 2 ("code"): unknown app sharing level: "everybody""#
+        );
+        assert_eq!(
+            labels(0, &row("well", "owner")).unwrap_err(),
+            r#"parse app 0 ("code"): unknown app health: "owner""#
+        );
     }
 }

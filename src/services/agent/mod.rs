@@ -4,8 +4,13 @@
 //! ([`AgentApi`]); each sub-API stands in a file of its own, named as in the original. Source: coder/coder
 //! `coderd/agentapi/api.go`. Methods that are not overridden answer `Unimplemented`.
 
+mod activity_bump;
 mod announcement_banners;
+mod apps;
+mod autostart;
+mod boundary_logs;
 mod cached_workspace;
+mod connections;
 mod lifecycle;
 mod logs;
 mod manifest;
@@ -15,6 +20,7 @@ mod script_completed;
 mod session;
 mod startup;
 mod stats;
+mod stats_reporter;
 mod subagent;
 #[cfg(test)]
 mod tests;
@@ -29,9 +35,16 @@ use url::Url;
 use uuid::Uuid;
 
 pub use self::announcement_banners::{Appearance, AppearanceError, Banner, StoreAppearance};
+pub use self::apps::{AppReporter, AppStatusError};
+pub use self::resources_monitoring::AlertLimits;
 use self::session::Session;
+pub use self::stats_reporter::StatsReport;
+use super::connection_log::{Backends, ConnectionLogger};
+use super::notifications::Enqueuer;
 use super::patience::Patience;
 use super::tailnet::derp::DerpMaps;
+use crate::batch::boundary_usage::BoundaryUsageTracker;
+use crate::batch::last_used::LastUsed;
 use crate::batch::metadata::MetadataBatcher;
 use crate::batch::stats::StatsBatcher;
 use crate::clock::Clock;
@@ -40,6 +53,8 @@ use crate::mux::Status;
 use crate::proto::agent as proto;
 use crate::pubsub::Pubsub;
 use crate::store::{Authenticated, Monitors, Store, StoreError};
+use crate::telemetry::agent_metrics::AgentMetrics;
+use crate::telemetry::build_durations::BuildDurations;
 
 /// Interval between statistics when the setting is zero.
 const DEFAULT_STATS_INTERVAL: Duration = Duration::from_mins(5);
@@ -70,6 +85,8 @@ pub struct AgentConfig {
     pub git_auth_configs: u32,
     /// Sessions are counted elsewhere (experiment `workspace-usage`).
     pub workspace_usage: bool,
+    /// When scarce memory or disk is worth an alert.
+    pub alert_limits: AlertLimits,
 }
 
 impl AgentConfig {
@@ -95,8 +112,18 @@ pub struct Collaborators {
     pub patience: Patience,
     /// Collects statistics.
     pub stats: StatsBatcher,
+    /// Collects which workspaces are in use.
+    pub last_used: LastUsed,
+    /// Collects the metrics that agents send along with statistics, where somebody can read them.
+    pub agent_metrics: Option<AgentMetrics>,
+    /// Collects how long builds took, where somebody can read it.
+    pub build_durations: Option<BuildDurations>,
     /// Collects metadata.
     pub metadata: MetadataBatcher,
+    /// Queues notifications.
+    pub notifications: Enqueuer,
+    /// Counts what boundaries let through, if anybody wants to know.
+    pub boundary_usage: Option<BoundaryUsageTracker>,
     /// Has the DERP map.
     pub derp_maps: DerpMaps,
 }
@@ -107,6 +134,7 @@ pub struct AgentServices {
     parts: Collaborators,
     config: AgentConfig,
     appearance: ArcSwap<Box<dyn Appearance>>,
+    connection_logger: ArcSwap<Box<dyn ConnectionLogger>>,
     sessions: Mutex<SessionList>,
 }
 
@@ -126,6 +154,7 @@ impl AgentServices {
             parts,
             config,
             appearance,
+            connection_logger: ArcSwap::from_pointee(Box::new(Backends::default())),
             sessions: Mutex::default(),
         })
     }
@@ -133,6 +162,11 @@ impl AgentServices {
     /// Exchanges where banners come from; the next call asks the new source.
     pub fn swap_appearance(&self, appearance: impl Appearance) {
         self.appearance.store(Arc::new(Box::new(appearance)));
+    }
+
+    /// Exchanges where reports of connections go, which is nowhere at first.
+    pub fn swap_connection_logger(&self, logger: impl ConnectionLogger) {
+        self.connection_logger.store(Arc::new(Box::new(logger)));
     }
 
     /// Begins a session: reads what it needs beside what authentication has read.
@@ -327,5 +361,38 @@ impl proto::Agent for AgentApi {
         _request: proto::ListSubAgentsRequest,
     ) -> Result<proto::ListSubAgentsResponse, Status> {
         self.sub_agents().await
+    }
+
+    async fn push_resources_monitoring_usage(
+        &self,
+        request: proto::PushResourcesMonitoringUsageRequest,
+    ) -> Result<proto::PushResourcesMonitoringUsageResponse, Status> {
+        self.push_usage(request).await
+    }
+
+    async fn batch_update_app_healths(
+        &self,
+        request: proto::BatchUpdateAppHealthRequest,
+    ) -> Result<proto::BatchUpdateAppHealthResponse, Status> {
+        self.report_app_healths(request).await
+    }
+
+    async fn report_connection(&self, request: proto::ReportConnectionRequest) -> Result<(), Status> {
+        self.log_connection(request).await
+    }
+
+    async fn report_boundary_logs(
+        &self,
+        request: proto::ReportBoundaryLogsRequest,
+    ) -> Result<proto::ReportBoundaryLogsResponse, Status> {
+        self.log_boundary(&request);
+        Ok(proto::ReportBoundaryLogsResponse {})
+    }
+
+    async fn update_app_status(
+        &self,
+        request: proto::UpdateAppStatusRequest,
+    ) -> Result<proto::UpdateAppStatusResponse, Status> {
+        self.report_app_status(request).await
     }
 }

@@ -8,7 +8,7 @@ use crate::ids::ScriptId;
 use crate::mux::Status;
 use crate::proto::agent as proto;
 use crate::proto::agent::timing::{Stage, Status as End};
-use crate::store::ScriptTiming;
+use crate::store::{ScriptTiming, Violation};
 
 impl AgentApi {
     pub(super) async fn complete_script(
@@ -20,9 +20,9 @@ impl AgentApi {
             .ok_or_else(|| Status::message("script timing is required"))?;
         let script_id = uuid(&timing.script_id)
             .map_err(|error| Status::message(format!("script id from bytes: {error}")))?;
-        let started_at = time(timing.start.as_ref(), "start")?;
-        let ended_at = time(timing.end.as_ref(), "end")?;
-        if started_at > ended_at {
+        let (start, started_at) = time(timing.start, "start")?;
+        let (end, ended_at) = time(timing.end, "end")?;
+        if start > end {
             return Err(Status::message("script start time cannot be after end time"));
         }
         let timing = ScriptTiming {
@@ -34,23 +34,33 @@ impl AgentApi {
             status: End::try_from(timing.status).map_or("", status),
         };
         let parts = &self.services.parts;
+        let mut attempts = 0;
         let written = parts
             .patience
-            .call(0, || parts.store.insert_script_timing(&timing))
+            .call(0, || {
+                attempts += 1;
+                parts.store.insert_script_timing(&timing)
+            })
             .await;
-        written.map_err(|error| {
-            Status::message(format!(
-                "insert workspace agent script timings into database: {error}"
-            ))
-        })?;
+        match written {
+            Ok(()) => {}
+            // The store went away after it had written the row.
+            Err(error) if attempts > 1 && error.is_violation(Violation::ScriptTimingExists) => {}
+            Err(error) => {
+                return Err(Status::message(format!(
+                    "insert workspace agent script timings into database: {error}"
+                )));
+            }
+        }
         Ok(proto::WorkspaceAgentScriptCompletedResponse {})
     }
 }
 
-/// Year 1 is Go's zero time; an empty timestamp, which is 1970, passes.
-fn time(time: Option<&prost_types::Timestamp>, which: &str) -> Result<Timestamp, Status> {
-    time.and_then(Timestamp::from_proto)
-        .filter(|&time| time != Timestamp::ZERO)
+/// A time as it was sent, by which two are compared, and as it is stored. Year 1 is Go's zero time; an empty timestamp,
+/// which is 1970, passes.
+fn time(time: Option<prost_types::Timestamp>, which: &str) -> Result<((i64, i32), Timestamp), Status> {
+    time.filter(|&time| time != Timestamp::ZERO.into())
+        .and_then(|time| Some(((time.seconds, time.nanos), Timestamp::from_proto(&time)?)))
         .ok_or_else(|| Status::message(format!("script {which} time is required and cannot be zero")))
 }
 

@@ -6,8 +6,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::resources_monitoring::Monitoring;
 use super::{AgentApi, agent_error};
-use crate::ids::{AgentId, UserId, WorkspaceId};
+use crate::ids::{AgentId, TemplateId, TemplateVersionId, UserId, WorkspaceId};
 use crate::mux::Status;
 use crate::pubsub::{WorkspaceEvent, WorkspaceEventKind};
 use crate::store::{Agent, Authenticated, Monitors, StoreError, Workspace};
@@ -15,16 +16,23 @@ use crate::store::{Agent, Authenticated, Monitors, StoreError, Workspace};
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) agent_id: AgentId,
+    /// At connection, as in the original: reports carry it without reading the row.
+    pub(super) agent_name: Box<str>,
     pub(super) workspace_id: WorkspaceId,
+    /// At connection, for the log of what boundaries let through.
+    pub(super) template_id: TemplateId,
+    pub(super) template_version_id: TemplateVersionId,
     /// At connection; events go to this owner even if the workspace has another one by now, as in the original.
     pub(super) owner_id: UserId,
     pub(super) api_version: Box<str>,
-    pub(super) monitors: Monitors,
+    pub(super) monitoring: Option<Box<Monitoring>>,
     copies: Mutex<Copies>,
     /// The agent's log is full; never reset.
     logs_overflowed: AtomicBool,
     /// The source of log lines that name none is in the store, where it stays.
     pub(super) external_source_exists: AtomicBool,
+    /// The agent has reported the end of its start over this session, so its build's duration was looked at.
+    pub(super) build_observed: AtomicBool,
 }
 
 /// Copies of rows; `None` makes the next use read.
@@ -61,15 +69,24 @@ impl From<Agent> for AgentRow {
 
 impl Session {
     pub(super) fn new(authenticated: Authenticated, api_version: String, monitors: Monitors) -> Self {
-        let Authenticated { agent, workspace, .. } = authenticated;
+        let Authenticated {
+            agent,
+            workspace,
+            template_version_id,
+            ..
+        } = authenticated;
         Self {
             agent_id: agent.id,
+            agent_name: agent.name.as_str().into(),
             workspace_id: workspace.id,
+            template_id: workspace.template_id,
+            template_version_id,
             owner_id: workspace.owner_id,
             api_version: api_version.into(),
-            monitors,
+            monitoring: Monitoring::new(monitors),
             logs_overflowed: AtomicBool::new(agent.logs_overflowed),
             external_source_exists: AtomicBool::new(false),
+            build_observed: AtomicBool::new(false),
             copies: Mutex::new(Copies {
                 workspace: cacheable(&Arc::new(workspace)),
                 agent: Some(Arc::new(agent.into())),

@@ -15,7 +15,9 @@ use crate::proto::agent as proto;
 use crate::proto::agent::create_sub_agent_request::app::{OpenIn, SharingLevel};
 use crate::proto::agent::create_sub_agent_request::{App, DisplayApp};
 use crate::proto::agent::create_sub_agent_response::AppCreationError;
-use crate::store::{Invalidation, NewApp, NewSubAgent, StoreError, SubAgent, SubAgentDeleted};
+use crate::store::{
+    Invalidation, NewApp, NewSubAgent, StoreError, SubAgent, SubAgentAdopted, SubAgentDeleted,
+};
 
 /// Apps of one request: each is a row written under the store's write lock. A dev container has a handful.
 const MAX_APPS: usize = 1_000;
@@ -63,7 +65,13 @@ impl AgentApi {
         display_apps: &[&'static str],
     ) -> Result<proto::CreateSubAgentResponse, Status> {
         let (parts, parent) = (&self.services.parts, self.session.agent_id);
-        let id = uuid(id).map_err(|error| Status::message(format!("parse agent id: {error}")))?;
+        let id = match uuid(id) {
+            Ok(id) => id,
+            Err(error) => {
+                let invalid = Status::message(format!("parse agent id: {error}"));
+                return Err(self.refused(invalid).await);
+            }
+        };
         let now = parts.clock.now();
         let updated = parts
             .patience
@@ -74,10 +82,14 @@ impl AgentApi {
             })
             .await;
         match updated {
-            Ok(Some(agent)) => Ok(created(agent, Vec::new())),
-            Ok(None) => Err(Status::message("subagent does not belong to this parent agent")),
-            Err(error @ StoreError::NoRows) => {
+            Ok(SubAgentAdopted::Done(agent)) => Ok(created(agent, Vec::new())),
+            Ok(SubAgentAdopted::NoParent) => Err(parent_error(&agent_error(parent, &StoreError::NoRows))),
+            Ok(SubAgentAdopted::NoAgent) => {
+                let error = StoreError::NoRows;
                 Err(Status::message(format!("get workspace agent by id: {error}")))
+            }
+            Ok(SubAgentAdopted::NotAChild) => {
+                Err(Status::message("subagent does not belong to this parent agent"))
             }
             Err(error) => Err(Status::message(format!(
                 "update workspace agent display apps: {error}"
@@ -91,7 +103,9 @@ impl AgentApi {
         display_apps: Vec<&'static str>,
     ) -> Result<proto::CreateSubAgentResponse, Status> {
         let (parts, parent) = (&self.services.parts, self.session.agent_id);
-        check_agent(&request)?;
+        if let Err(invalid) = check_agent(&request) {
+            return Err(self.refused(invalid.into()).await);
+        }
         let size = request.encoded_len();
         let (apps, mut errors) = apps(&request.name, request.apps);
         let agent = NewSubAgent {
@@ -111,7 +125,7 @@ impl AgentApi {
             .call(size, || parts.store.create_sub_agent(&agent))
             .await
             .map_err(|error| match error {
-                StoreError::NoRows => parent_error(parent, &error),
+                StoreError::NoRows => parent_error(&agent_error(parent, &error)),
                 error => Status::message(format!("insert sub agent: {error}")),
             })?;
         errors.extend(refused.into_iter().map(|(index, error)| AppCreationError {
@@ -126,6 +140,15 @@ impl AgentApi {
             auth_token: agent.auth_token,
         };
         Ok(created(agent, errors))
+    }
+
+    /// What is answered to a bad request. The parent is read before a request is looked at, so that its absence comes
+    /// first; here only a request that is refused has to know.
+    async fn refused(&self, invalid: Status) -> Status {
+        match self.agent().await {
+            Ok(_) => invalid,
+            Err(error) => parent_error(&error),
+        }
     }
 
     pub(super) async fn remove_sub_agent(
@@ -158,7 +181,7 @@ impl AgentApi {
             .call(0, || parts.store.sub_agents(parent))
             .await
             .map_err(|error| match error {
-                StoreError::NoRows => parent_error(parent, &error),
+                StoreError::NoRows => parent_error(&agent_error(parent, &error)),
                 error => Status::message(error.to_string()),
             })?;
         Ok(proto::ListSubAgentsResponse {
@@ -167,9 +190,8 @@ impl AgentApi {
     }
 }
 
-fn parent_error(parent: AgentId, error: &StoreError) -> Status {
-    let text = agent_error(parent, error);
-    Status::message(format!("get parent agent: {}", text.text()))
+fn parent_error(error: &Status) -> Status {
+    Status::message(format!("get parent agent: {}", error.text()))
 }
 
 fn created(agent: SubAgent, errors: Vec<AppCreationError>) -> proto::CreateSubAgentResponse {

@@ -78,6 +78,19 @@ pub struct SubAgent {
     pub auth_token: AgentToken,
 }
 
+/// How taking over an agent that was created beforehand went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SubAgentAdopted {
+    /// Its display apps are replaced.
+    Done(SubAgent),
+    /// The agent that asks is absent or deleted.
+    NoParent,
+    /// The agent that is asked for is absent or deleted.
+    NoAgent,
+    /// It is another's child, or nobody's.
+    NotAChild,
+}
+
 /// How a deletion went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SubAgentDeleted {

@@ -54,6 +54,10 @@ fn violation(text: &str) -> Violation {
         "UNIQUE constraint failed: workspace_agent_log_sources.workspace_agent_id, workspace_agent_log_sources.id" => {
             Violation::LogSourceExists
         }
+        "UNIQUE constraint failed: notification_messages.dedupe_hash" => Violation::NotificationExists,
+        "UNIQUE constraint failed: workspace_agent_script_timings.script_id, workspace_agent_script_timings.started_at" => {
+            Violation::ScriptTimingExists
+        }
         _ => Violation::Other,
     }
 }

@@ -3,16 +3,22 @@
 //! One connection writes, a few read; the file is in WAL mode, so readers never wait for the writer. Several processes
 //! may have it open. Owns the SQLite dialect; must never hold the write lock while it waits for anything but the disk.
 
+mod activity;
 mod agent;
+mod apps;
 mod auth;
 mod batch;
+mod boundary_usage;
+mod connection_logs;
 mod connections;
 mod engine;
 mod error;
 mod events;
 mod logs;
 mod manifest;
+mod notifications;
 mod open;
+mod retention;
 mod row;
 mod seed;
 mod subagents;
@@ -27,11 +33,17 @@ use self::engine::{Database, Statement, statements};
 pub use self::open::{OpenError, SqliteOptions, Synchronous};
 use crate::clock::Timestamp;
 use crate::ids::{AgentId, AgentToken, BuildId, ReplicaId, WorkspaceId};
+use crate::ids::{AppId, NotificationTemplateId, UserId};
 use crate::seed::Seed;
 use crate::store::{
-    Agent, AgentStat, Authenticated, ConnectionChange, LifecycleUpdate, LogBatch, LogSource, LogsInserted,
-    ManifestParts, MetadataValue, Monitors, NewSubAgent, ScriptTiming, SeededAgent, StartupUpdate, Store,
-    StoreError, StoredEvent, SubAgent, SubAgentDeleted, Workspace,
+    Agent, AgentStat, Authenticated, Autostart, BoundaryUsage, BuildReadiness, ConnectionChange,
+    ConnectionLog, Expired, LifecycleUpdate, LogBatch, LogSource, LogsInserted, ManifestParts, MetadataValue,
+    Monitors, NewSubAgent, ScriptTiming, SeededAgent, StartupUpdate, Store, StoreError, StoredEvent,
+    SubAgent, SubAgentAdopted, SubAgentDeleted, Workspace,
+};
+use crate::store::{
+    AppBeforeStatus, AppHealth, AppWithHealth, MonitorUpdate, NewAppStatus, NewNotification,
+    NotificationRecipient,
 };
 
 /// Connections for reading. Reads are short and mostly of cached pages, so more would wait for the same cores.
@@ -46,13 +58,19 @@ statements! {
 fn all_statements() -> impl Iterator<Item = &'static Statement> {
     [
         STATEMENTS,
+        activity::STATEMENTS,
         agent::STATEMENTS,
+        apps::STATEMENTS,
         auth::STATEMENTS,
         batch::STATEMENTS,
+        boundary_usage::STATEMENTS,
+        connection_logs::STATEMENTS,
         connections::STATEMENTS,
         events::STATEMENTS,
         logs::STATEMENTS,
         manifest::STATEMENTS,
+        retention::STATEMENTS,
+        notifications::STATEMENTS,
         subagents::STATEMENTS,
     ]
     .into_iter()
@@ -155,7 +173,7 @@ impl Store for SqliteStore {
         parent: AgentId,
         display_apps: &[&'static str],
         now: Timestamp,
-    ) -> Result<Option<SubAgent>, StoreError> {
+    ) -> Result<SubAgentAdopted, StoreError> {
         subagents::update_display_apps(&self.database, agent, parent, display_apps, now).await
     }
 
@@ -176,8 +194,75 @@ impl Store for SqliteStore {
         subagents::insert_timing(&self.database, timing).await
     }
 
+    async fn notification_recipient(
+        &self,
+        user: UserId,
+        template: NotificationTemplateId,
+    ) -> Result<NotificationRecipient, StoreError> {
+        notifications::recipient(&self.database, user, template).await
+    }
+
+    async fn insert_notification(&self, message: &NewNotification) -> Result<(), StoreError> {
+        notifications::insert(&self.database, message).await
+    }
+
+    async fn update_monitor(&self, agent: AgentId, update: &MonitorUpdate) -> Result<(), StoreError> {
+        notifications::update_monitor(&self.database, agent, update).await
+    }
+
+    async fn app_healths(&self, agent: AgentId) -> Result<Vec<AppWithHealth>, StoreError> {
+        apps::healths(&self.database, agent).await
+    }
+
+    async fn update_app_healths(&self, changes: &[(AppId, AppHealth)]) -> Result<(), StoreError> {
+        apps::update_healths(&self.database, changes).await
+    }
+
+    async fn app_before_status(
+        &self,
+        agent: AgentId,
+        workspace: WorkspaceId,
+        slug: &str,
+    ) -> Result<AppBeforeStatus, StoreError> {
+        apps::before_status(&self.database, agent, workspace, slug).await
+    }
+
+    async fn insert_app_status(&self, status: &NewAppStatus) -> Result<(), StoreError> {
+        apps::insert_status(&self.database, status).await
+    }
+
+    async fn upsert_connection_log(&self, log: &ConnectionLog) -> Result<(), StoreError> {
+        connection_logs::upsert(&self.database, log).await
+    }
+
+    async fn upsert_boundary_usage(
+        &self,
+        replica: ReplicaId,
+        usage: &BoundaryUsage,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        boundary_usage::upsert(&self.database, replica, usage, now).await
+    }
+
     async fn insert_stats(&self, stats: &[AgentStat]) -> Result<(), StoreError> {
         batch::insert_stats(&self.database, stats).await
+    }
+
+    async fn bump_activity(
+        &self,
+        workspace: WorkspaceId,
+        now: Timestamp,
+        autostart: Option<Autostart>,
+    ) -> Result<bool, StoreError> {
+        activity::bump(&self.database, workspace, now, autostart).await
+    }
+
+    async fn touch_workspaces(&self, workspaces: &[WorkspaceId], at: Timestamp) -> Result<(), StoreError> {
+        activity::touch(&self.database, workspaces, at).await
+    }
+
+    async fn build_readiness(&self, agent: AgentId) -> Result<BuildReadiness, StoreError> {
+        activity::build_readiness(&self.database, agent).await
     }
 
     async fn update_metadata(&self, values: &[MetadataValue]) -> Result<(), StoreError> {
@@ -221,6 +306,10 @@ impl Store for SqliteStore {
 
     async fn prune_events(&self, before: Timestamp) -> Result<(), StoreError> {
         events::prune(&self.database, before).await
+    }
+
+    async fn purge(&self, what: Expired, before: Timestamp) -> Result<bool, StoreError> {
+        retention::purge(&self.database, what, before).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -216,7 +216,14 @@ fn migrator() -> Migrator {
         include_str!("migrations/0001_initial.sql").into_sql_str(),
         false,
     );
-    let mut migrator = Migrator::with_migrations(vec![initial]);
+    let notification_templates = Migration::new(
+        3,
+        "notification templates".into(),
+        MigrationType::Simple,
+        include_str!("migrations/0003_notification_templates.sql").into_sql_str(),
+        false,
+    );
+    let mut migrator = Migrator::with_migrations(vec![initial, notification_templates]);
     migrator.dangerous_set_table_name("drpcd_migrations");
     migrator
 }

@@ -7,12 +7,29 @@ use super::events;
 use super::row::Columns as _;
 use crate::clock::Timestamp;
 use crate::ids::{AgentId, AgentToken, ResourceId};
-use crate::store::{Invalidation, NewApp, NewSubAgent, ScriptTiming, StoreError, SubAgent, SubAgentDeleted};
+use crate::store::{
+    Invalidation, NewApp, NewSubAgent, ScriptTiming, StoreError, SubAgent, SubAgentAdopted, SubAgentDeleted,
+};
+
+/// Owner and organization of an agent's workspace, to be compared with another's.
+macro_rules! owner_of {
+    ($agent:literal) => {
+        concat!(
+            "(SELECT w.owner_id, w.organization_id
+            FROM workspace_agents AS a
+            JOIN workspace_resources AS r ON r.id = a.resource_id
+            JOIN workspace_builds AS b ON b.job_id = r.job_id
+            JOIN workspaces AS w ON w.id = b.workspace_id
+            WHERE a.id = ",
+            $agent,
+            ")"
+        )
+    };
+}
 
 statements! {
-    PARENT_RESOURCE = "sub_agent_parent":
-        "SELECT resource_id FROM workspace_agents WHERE id = ?1 AND deleted = 0";
-    /// The parent's resource, timeout, help and scope; never its environment, message of the day or instance.
+    /// The parent's resource, timeout, help and scope; never its environment, message of the day or instance. An id that
+    /// is there is of an attempt whose outcome was unknown.
     INSERT_SUB_AGENT = "insert_sub_agent":
         "INSERT INTO workspace_agents (
             id, parent_id, created_at, updated_at, name, resource_id, auth_token, architecture, operating_system,
@@ -20,7 +37,9 @@ statements! {
         )
         SELECT ?1, id, ?3, ?3, ?4, resource_id, ?5, ?6, ?7, ?8, troubleshooting_url, connection_timeout_seconds, ?9,
             api_key_scope
-        FROM workspace_agents WHERE id = ?2";
+        FROM workspace_agents WHERE id = ?2 AND deleted = 0
+        ON CONFLICT (id) DO UPDATE SET updated_at = excluded.updated_at
+        RETURNING resource_id";
     INSERT_SUB_AGENT_APP = "insert_sub_agent_app":
         "INSERT INTO workspace_apps (
             id, created_at, agent_id, slug, display_name, icon, command, url, healthcheck_url, healthcheck_interval,
@@ -28,12 +47,17 @@ statements! {
             display_group
         )
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, iif(?9 = '', 'disabled', 'initializing'), ?12, ?13, ?14,
-            ?15, ?16, ?17, ?18)";
+            ?15, ?16, ?17, ?18)
+        ON CONFLICT (id) DO NOTHING";
     UPDATE_DISPLAY_APPS = "update_sub_agent_display_apps":
         "UPDATE workspace_agents SET display_apps = ?3, updated_at = ?4
         WHERE id = ?1 AND parent_id = ?2 AND deleted = 0
+            AND EXISTS (SELECT 1 FROM workspace_agents WHERE id = ?2 AND deleted = 0)
         RETURNING id, name, auth_token";
-    SUB_AGENT_EXISTS = "sub_agent_exists": "SELECT 1 FROM workspace_agents WHERE id = ?1 AND deleted = 0";
+    /// Why no display apps were updated.
+    NOT_ADOPTED = "sub_agent_not_adopted":
+        "SELECT EXISTS (SELECT 1 FROM workspace_agents WHERE id = ?1 AND deleted = 0) AS agent,
+            EXISTS (SELECT 1 FROM workspace_agents WHERE id = ?2 AND deleted = 0) AS parent";
     /// One row at least while the parent lives.
     SUB_AGENTS = "sub_agents":
         "SELECT child.id, child.name, child.auth_token
@@ -41,17 +65,14 @@ statements! {
         LEFT JOIN workspace_agents AS child ON child.parent_id = parent.id AND child.deleted = 0
         WHERE parent.id = ?1 AND parent.deleted = 0
         ORDER BY child.created_at, child.id";
-    /// Whether two agents' workspaces have one owner and organization.
-    SAME_OWNER = "sub_agent_same_owner":
-        "SELECT count(DISTINCT w.owner_id) = 1 AND count(DISTINCT w.organization_id) = 1 AS same,
-            max(a.id = ?2) AS known
-        FROM workspace_agents AS a
-        JOIN workspace_resources AS r ON r.id = a.resource_id
-        JOIN workspace_builds AS b ON b.job_id = r.job_id
-        JOIN workspaces AS w ON w.id = b.workspace_id
-        WHERE a.id IN (?1, ?2)";
-    DELETE_SUB_AGENT = "delete_sub_agent":
-        "UPDATE workspace_agents SET deleted = 1 WHERE id = ?1 AND parent_id IS NOT NULL AND deleted = 0";
+    DELETE_SUB_AGENT = "delete_sub_agent": concat!(
+        "UPDATE workspace_agents SET deleted = 1
+        WHERE id = ?1 AND parent_id IS NOT NULL AND deleted = 0 AND ", owner_of!("?1"), " = ", owner_of!("?2")
+    );
+    /// Why nothing was deleted; no row for an agent that never was.
+    NOT_DELETED = "sub_agent_not_deleted": concat!(
+        "SELECT ", owner_of!("?1"), " = ", owner_of!("?2"), " AS own FROM workspace_agents WHERE id = ?1"
+    );
     INSERT_SCRIPT_TIMING = "insert_script_timing":
         "INSERT INTO workspace_agent_script_timings (script_id, started_at, ended_at, exit_code, stage, status)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
@@ -71,9 +92,6 @@ async fn create_in(
     transaction: &mut Session<'_>,
     agent: &NewSubAgent,
 ) -> Result<Vec<(usize, StoreError)>, StoreError> {
-    let parent = transaction.one(PARENT_RESOURCE.bind(agent.parent_id.0)).await?;
-    let resource: ResourceId = parent.id("resource_id")?;
-    ensure_name_is_free(transaction, resource, &agent.name, agent.id).await?;
     let insert = INSERT_SUB_AGENT
         .bind(agent.id.0)
         .bind(agent.parent_id.0)
@@ -84,7 +102,8 @@ async fn create_in(
         .bind(agent.operating_system.as_str())
         .bind(agent.directory.as_str())
         .bind(json(agent.display_apps.iter())?);
-    transaction.execute(insert).await?;
+    let resource: ResourceId = transaction.one(insert).await?.id("resource_id")?;
+    ensure_name_is_free(transaction, resource, &agent.name, agent.id).await?;
     let mut refused = Vec::new();
     for app in &agent.apps {
         // A refused row takes nothing else with it: SQLite undoes the statement, not the transaction.
@@ -126,14 +145,13 @@ async fn insert_app(
     transaction.execute(insert).await.map(|_| ())
 }
 
-/// `None` when the agent is another's child, or nobody's.
 pub(super) async fn update_display_apps(
     database: &Database,
     agent: AgentId,
     parent: AgentId,
     display_apps: &[&'static str],
     now: Timestamp,
-) -> Result<Option<SubAgent>, StoreError> {
+) -> Result<SubAgentAdopted, StoreError> {
     let update = UPDATE_DISPLAY_APPS
         .bind(agent.0)
         .bind(parent.0)
@@ -141,9 +159,14 @@ pub(super) async fn update_display_apps(
         .bind(now.as_micros());
     let mut session = database.write().await?;
     if let Some(row) = session.optional(update).await? {
-        return sub_agent(&row).map(Some);
+        return sub_agent(&row).map(SubAgentAdopted::Done);
     }
-    session.one(SUB_AGENT_EXISTS.bind(agent.0)).await.map(|_| None)
+    let why = session.one(NOT_ADOPTED.bind(agent.0).bind(parent.0)).await?;
+    Ok(match (why.get("parent")?, why.get("agent")?) {
+        (false, _) => SubAgentAdopted::NoParent,
+        (true, false) => SubAgentAdopted::NoAgent,
+        (true, true) => SubAgentAdopted::NotAChild,
+    })
 }
 
 fn sub_agent(row: &impl super::row::Columns) -> Result<SubAgent, StoreError> {
@@ -185,18 +208,16 @@ async fn delete_in(
     caller: AgentId,
     now: Timestamp,
 ) -> Result<SubAgentDeleted, StoreError> {
-    let row = transaction.one(SAME_OWNER.bind(caller.0).bind(agent.0)).await?;
-    if row.get::<Option<bool>>("known")? != Some(true) {
-        return Err(StoreError::NoRows);
-    }
-    if !row.get::<bool>("same")? {
-        return Ok(SubAgentDeleted::Forbidden);
-    }
-    let done = transaction.execute(DELETE_SUB_AGENT.bind(agent.0)).await?;
-    if done.rows > 0 {
+    let delete = DELETE_SUB_AGENT.bind(agent.0).bind(caller.0);
+    if transaction.execute(delete).await?.rows > 0 {
         events::leave(transaction, Invalidation::Agent { agent_id: agent }, now).await?;
+        return Ok(SubAgentDeleted::Done);
     }
-    Ok(SubAgentDeleted::Done)
+    let why = transaction.one(NOT_DELETED.bind(agent.0).bind(caller.0)).await?;
+    Ok(match why.get("own")? {
+        Some(true) => SubAgentDeleted::Done,
+        Some(false) | None => SubAgentDeleted::Forbidden,
+    })
 }
 
 pub(super) async fn insert_timing(database: &Database, timing: &ScriptTiming) -> Result<(), StoreError> {

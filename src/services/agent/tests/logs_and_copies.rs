@@ -95,6 +95,7 @@ async fn s2_039_and_040_a_source_is_sixteen_bytes() {
     );
 }
 
+// covers: s2_047, as nobody follows the channels here
 #[tokio::test]
 async fn s2_041_to_043_lines_without_a_source_get_the_external_one() {
     let fixture = Fixture::new().await;

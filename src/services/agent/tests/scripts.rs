@@ -74,6 +74,7 @@ async fn s2_053_to_057_bad_timings_are_refused_in_order() {
         seconds: i64::MAX,
         nanos: 0,
     });
+    let nanos = |nanos| Some(prost_types::Timestamp { seconds: 12, nanos });
     let start = "script start time is required and cannot be zero";
     let end = "script end time is required and cannot be zero";
     for (timing, expected) in [
@@ -124,6 +125,15 @@ async fn s2_053_to_057_bad_timings_are_refused_in_order() {
         (
             Some(proto::Timing {
                 start: at(13),
+                ..timing(&id)
+            }),
+            "script start time cannot be after end time",
+        ),
+        // Both are stored as the same microsecond, and compared before.
+        (
+            Some(proto::Timing {
+                start: nanos(200),
+                end: nanos(100),
                 ..timing(&id)
             }),
             "script start time cannot be after end time",
@@ -184,5 +194,43 @@ async fn s2_060_a_run_given_twice_and_what_the_store_does_not_know_is_an_insert_
             "{error}"
         );
     }
+    assert_eq!(fixture.store.query(TIMINGS).await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_whose_answer_was_lost_is_stored_once_and_no_error() {
+    let fixture = Fixture::patient(EXAMPLE, config(), Duration::from_mins(1)).await;
+    let (api, id) = (fixture.connect().await, script(&fixture).await);
+    fixture.store.lose_answer("insert_script_timing", away());
+    complete(&api, Some(timing(&id))).await.unwrap();
+    assert_eq!(fixture.store.calls("insert_script_timing"), 2);
+    assert_eq!(
+        fixture.store.query(TIMINGS).await,
+        ["10000000 12000000 0 start ok"]
+    );
+    // Without a lost answer it is the agent that sent it twice.
+    complete(&api, Some(timing(&id))).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_run_costs_one_statement_and_no_event() {
+    let fixture = Fixture::new().await;
+    let (api, id) = (fixture.connect().await, script(&fixture).await);
+    let mut events = fixture.events().await;
+    assert_eq!(fixture.cost(complete(&api, Some(timing(&id)))).await, 1);
+    assert_eq!(kinds(&mut events), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_run_of_another_agents_script_is_stored_as_in_the_original() {
+    let other = EXAMPLE.replace("name: dev", "name: prod");
+    let fixture = Fixture::with(&format!("{EXAMPLE}\n---\n{other}"), config()).await;
+    let api = fixture.connect().await;
+    let foreign = format!(
+        "SELECT lower(hex(id)) FROM workspace_agent_scripts WHERE lower(hex(workspace_agent_id)) <> '{}' LIMIT 1",
+        api.agent_id().0.simple()
+    );
+    let id: uuid::Uuid = fixture.value(&foreign).await.parse().unwrap();
+    complete(&api, Some(timing(id.as_bytes()))).await.unwrap();
     assert_eq!(fixture.store.query(TIMINGS).await.len(), 1);
 }

@@ -1,6 +1,8 @@
 //! Sub agents, against a real store.
 
 mod apps;
+mod manifests;
+mod store_away;
 
 use proto::create_sub_agent_request::{App, DisplayApp};
 
@@ -219,16 +221,45 @@ async fn a_parent_that_is_gone_and_a_store_that_fails_are_named() {
     let fixture = Fixture::new().await;
     let child = fixture.create(request("child")).await.agent.unwrap();
     let orphaned = fixture.connect_as(&child).await;
+    let grandchild = proto::CreateSubAgentRequest {
+        display_apps: vec![DisplayApp::Vscode as i32],
+        ..request("grandchild")
+    };
+    let reply = orphaned.create_sub_agent(grandchild).await.unwrap();
+    let grandchild = reply.agent.unwrap();
+    let mut invalidations = fixture.pubsub.invalidations();
     let delete = proto::DeleteSubAgentRequest { id: child.id };
     fixture.connect().await.delete_sub_agent(delete).await.unwrap();
+    fixture.services.on_message(invalidations.next().await).await;
     let gone = format!(
         "get parent agent: get workspace agent by id \"{}\": sql: no rows in result set",
         orphaned.agent_id()
     );
+    // The original reads the parent before it looks at what it was sent, except for the display apps.
+    let with_id = |id: Vec<u8>| proto::CreateSubAgentRequest {
+        id: Some(id),
+        ..Default::default()
+    };
+    for request in [
+        request("x"),
+        request(""),
+        with_id(vec![1; 3]),
+        with_id(vec![1; 16]),
+        with_id(grandchild.id.clone()),
+    ] {
+        let error = orphaned.create_sub_agent(request).await.unwrap_err();
+        assert_eq!(error.text(), gone);
+    }
+    let unknown = proto::CreateSubAgentRequest {
+        display_apps: vec![9],
+        ..request("x")
+    };
     assert_eq!(
-        orphaned.create_sub_agent(request("x")).await.unwrap_err().text(),
-        gone
+        orphaned.create_sub_agent(unknown).await.unwrap_err().text(),
+        r#"field: display_apps[0] detail: "9" is not a valid display app"#
     );
+    let apps = "SELECT display_apps FROM workspace_agents WHERE name = 'grandchild'";
+    assert_eq!(fixture.value(apps).await, r#"["vscode"]"#);
     assert_eq!(
         orphaned
             .list_sub_agents(proto::ListSubAgentsRequest {})
@@ -322,6 +353,26 @@ async fn s2_095_a_child_of_somebody_elses_agent_stays() {
 }
 
 #[tokio::test]
+async fn an_owner_may_delete_from_another_workspace_and_debug_texts_show_no_token() {
+    let other = EXAMPLE.replace("name: dev", "name: prod");
+    let fixture = Fixture::with(&format!("{EXAMPLE}\n---\n{other}"), config()).await;
+    let child = fixture.create(request("child")).await.agent.unwrap();
+    let (shown, token) = (format!("{child:?}"), format!("{:?}", child.auth_token));
+    assert!(shown.contains("child") && !shown.contains(&token), "{shown}");
+
+    let elsewhere = "SELECT lower(hex(a.auth_token)) FROM workspace_agents AS a
+        JOIN workspace_resources AS r ON r.id = a.resource_id JOIN workspace_builds AS b ON b.job_id = r.job_id
+        JOIN workspaces AS w ON w.id = b.workspace_id WHERE w.name = 'prod'";
+    let token = AgentToken::new(fixture.value(elsewhere).await.parse().unwrap());
+    let authenticated = fixture.store.authenticate(&token).await.unwrap().unwrap();
+    let api = fixture.services.begin(authenticated, "2.8".into()).await.unwrap();
+    let delete = proto::DeleteSubAgentRequest { id: child.id };
+    api.delete_sub_agent(delete).await.unwrap();
+    let deleted = "SELECT name FROM workspace_agents WHERE deleted = 1";
+    assert_eq!(fixture.value(deleted).await, "child");
+}
+
+#[tokio::test]
 async fn s2_097_deleting_by_a_bad_id_is_a_uuid_error() {
     let fixture = Fixture::new().await;
     let delete = proto::DeleteSubAgentRequest { id: vec![1; 3] };
@@ -339,17 +390,8 @@ async fn conn_026_a_sub_agents_own_token_connects_until_it_is_deleted() {
     let fixture = Fixture::new().await;
     let child = fixture.create(request("child")).await.agent.unwrap();
     let api = fixture.connect_as(&child).await;
-    let manifest = api.get_manifest(proto::GetManifestRequest {}).await.unwrap();
     let parent = fixture.connect().await;
-    assert_eq!(
-        manifest.parent_id.as_deref(),
-        Some(&parent.agent_id().as_bytes()[..])
-    );
-    assert_eq!(
-        (manifest.agent_name.as_str(), manifest.agent_id),
-        ("child", child.id.clone())
-    );
-
+    assert_eq!(api.agent_id().as_bytes()[..], child.id);
     let mut invalidations = fixture.pubsub.invalidations();
     let delete = proto::DeleteSubAgentRequest { id: child.id };
     parent.delete_sub_agent(delete).await.unwrap();
@@ -402,29 +444,44 @@ async fn requests_of_too_many_things_are_refused_before_the_store_sees_them() {
 async fn sub_agents_cost_no_more_statements_than_the_originals() {
     let fixture = Fixture::new().await;
     let api = fixture.connect().await;
-    let total = || {
-        fixture
-            .store
-            .statements()
-            .iter()
-            .map(|(_, count)| count)
-            .sum::<u64>()
+    let child = fixture.create(request("other")).await.agent.unwrap();
+    let adopt = |id: &[u8]| proto::CreateSubAgentRequest {
+        id: Some(id.to_vec()),
+        ..Default::default()
     };
-    let before = total();
-    let child = api
-        .create_sub_agent(with_apps("child", vec![app("x"), app("y")]))
-        .await
-        .unwrap();
-    // Parent, the trigger's look at the name, agent, and one per app.
-    assert!(total() - before <= 5);
-    let before = total();
-    api.list_sub_agents(proto::ListSubAgentsRequest {}).await.unwrap();
-    assert!(total() - before <= 2);
-    let before = total();
-    let delete = proto::DeleteSubAgentRequest {
-        id: child.agent.unwrap().id,
-    };
-    api.delete_sub_agent(delete).await.unwrap();
-    // Workspace, agent; and the event for other processes, which the original does not need.
-    assert!(total() - before <= 3);
+    let delete = || proto::DeleteSubAgentRequest { id: child.id.clone() };
+    let list = proto::ListSubAgentsRequest {};
+    let two_apps = with_apps("child", vec![app("x"), app("y")]);
+    // What the original runs: parent, agent (its trigger looks at the name) and each app; parent, agent and update;
+    // parent and children; workspace and update.
+    for (what, cost, original) in [
+        ("create", fixture.cost(api.create_sub_agent(two_apps)).await, 4),
+        (
+            "adopt",
+            fixture.cost(api.create_sub_agent(adopt(&child.id))).await,
+            3,
+        ),
+        ("list", fixture.cost(api.list_sub_agents(list)).await, 2),
+        ("delete", fixture.cost(api.delete_sub_agent(delete())).await, 2),
+        (
+            "delete again",
+            fixture.cost(api.delete_sub_agent(delete())).await,
+            2,
+        ),
+    ] {
+        assert!(
+            cost <= original,
+            "{what} costs {cost} statements, the original {original}"
+        );
+    }
+    let before = fixture.statements();
+    let nobodys = adopt(api.agent_id().as_bytes());
+    api.create_sub_agent(nobodys).await.unwrap_err();
+    assert!(
+        fixture.statements() - before <= 2,
+        "the original reads parent and agent"
+    );
+    let before = fixture.statements();
+    api.create_sub_agent(request("")).await.unwrap_err();
+    assert_eq!(fixture.statements() - before, 0);
 }

@@ -32,6 +32,9 @@ async fn per_agent_statements_scan_no_table() {
     // What an agent's calls run, and what one statement does for many agents.
     let names = [
         "authenticate",
+        "bump_activity",
+        "touch_workspaces",
+        "build_readiness",
         "outdated_builds",
         "agent_by_id",
         "workspace_by_agent",

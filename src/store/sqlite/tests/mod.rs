@@ -1,5 +1,6 @@
 //! The engine against real files in temporary directories.
 
+mod activity;
 mod auth;
 mod connections;
 mod engine;
