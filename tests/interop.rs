@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use drpcd::clock::{Clock, Timestamp};
@@ -46,16 +47,8 @@ fn conn_047_an_agent_becomes_ready_and_says_goodbye() {
         assert_eq!(report["rpcs"][method]["calls"], 1, "{method}");
     }
     for (method, rpc) in report["rpcs"].as_object().unwrap() {
-        // The methods that an agent does not depend on are not served yet.
-        let expected = match method.as_str() {
-            "BatchUpdateAppHealths" => "Unimplemented",
-            _ => "",
-        };
         let errors = rpc["errors"].as_array().unwrap();
-        assert!(
-            errors.iter().all(|error| error == expected),
-            "{method}: {errors:?}"
-        );
+        assert!(errors.is_empty(), "{method}: {errors:?}");
     }
     assert_eq!(data.value(LIFECYCLE), "off");
     assert_eq!(
@@ -133,6 +126,37 @@ fn an_agent_keeps_its_long_streams_for_three_minutes() {
     );
     assert_eq!(report["rpcs"]["GetAnnouncementBanners"]["calls"], 2);
     data.await_value("SELECT count(*) >= 5 FROM workspace_agent_stats", "1");
+}
+
+#[test]
+fn a_workspace_in_use_is_seen_in_the_metrics_and_after_the_end_in_the_store() {
+    let data = Data::new(EXAMPLE_SEED);
+    // Picked and freed: the server prints the address of its main listener only.
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let address = free.unwrap().to_string();
+    let server = data.serve(&[
+        "--prometheus-enable",
+        "--prometheus-address",
+        &address,
+        "--prometheus-collect-agent-stats",
+        "--prometheus-aggregate-agent-stats-by=workspace_name",
+    ]);
+    data.execute("UPDATE workspace_builds SET deadline = updated_at + 1800000000");
+    let result = go!("calls", server.agent(), &["--count", "2", "--method", "use"]).result();
+    assert_eq!(result["errors"], serde_json::json!({}));
+    let metrics = support::http::get(&format!("http://{address}"), "/metrics", "").body;
+    for line in [
+        "agent_scripts_total{workspace_name=\"dev\",success=\"true\"} 2.0",
+        "coderd_prometheusmetrics_metrics_aggregator_store_size 1",
+        "coderd_template_workspace_build_duration_seconds_count{template_name=\"docker\",organization_name=\"coder\",transition=\"start\",status=\"success\",is_prebuild=\"false\"} 1",
+    ] {
+        assert!(metrics.lines().any(|other| other == line), "{line}\n{metrics}");
+    }
+    let bumped = "SELECT (deadline - updated_at) / 1000000 FROM workspace_builds";
+    assert_eq!(data.value(bumped), "3600");
+    // A minute has not passed, so this is the end's doing.
+    assert_eq!(server.stop(), Some(0));
+    assert_eq!(data.value("SELECT last_used_at > 0 FROM workspaces"), "1");
 }
 
 #[test]

@@ -7,3 +7,5 @@ pub mod build_durations;
 pub mod logs;
 pub mod metrics;
 pub mod network;
+#[cfg(test)]
+pub(crate) mod testing;

@@ -13,6 +13,7 @@ import (
 	"github.com/drpcd/drpcd/interop/internal/transport"
 	"github.com/drpcd/drpcd/interop/proto/agentpb"
 	"github.com/drpcd/drpcd/interop/proto/tailnetpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 // callsResult says how many calls went how.
@@ -33,7 +34,7 @@ func runCalls(ctx context.Context, flags *flag.FlagSet, args []string) (any, boo
 	count := flags.Int("count", 20_000, "calls in all")
 	concurrency := flags.Int("concurrency", 1, "callers at a time")
 	sessions := flags.Int("sessions", 1, "sessions that they share")
-	method := flags.String("method", "metadata", "metadata, stats, banners or unimplemented")
+	method := flags.String("method", "metadata", "metadata, stats, use, banners or unimplemented")
 	if err := parse(flags, args); err != nil {
 		return nil, false, err
 	}
@@ -70,6 +71,22 @@ var methods = map[string]func(context.Context, agentpb.DRPCAgentClient, int) err
 		if err == nil && response.ReportInterval.AsDuration() <= 0 {
 			return errors.New("no interval")
 		}
+		return err
+	},
+	// use is what an agent says while somebody works in its workspace.
+	"use": func(ctx context.Context, client agentpb.DRPCAgentClient, i int) error {
+		if _, err := client.UpdateStats(ctx, &agentpb.UpdateStatsRequest{Stats: &agentpb.Stats{
+			ConnectionCount: 1,
+			Metrics: []*agentpb.Stats_Metric{{
+				Name: "agent_scripts_total", Type: agentpb.Stats_Metric_COUNTER, Value: float64(i),
+				Labels: []*agentpb.Stats_Metric_Label{{Name: "success", Value: "true"}},
+			}},
+		}}); err != nil {
+			return err
+		}
+		_, err := client.UpdateLifecycle(ctx, &agentpb.UpdateLifecycleRequest{Lifecycle: &agentpb.Lifecycle{
+			State: agentpb.Lifecycle_READY, ChangedAt: timestamppb.Now(),
+		}})
 		return err
 	},
 	"banners": func(ctx context.Context, client agentpb.DRPCAgentClient, _ int) error {

@@ -5,6 +5,7 @@ use uuid::Uuid;
 use super::*;
 use crate::clock::Timestamp;
 use crate::store::testing::RecordingStore;
+use crate::telemetry::testing::Log;
 
 struct Fixture {
     store: Arc<RecordingStore>,
@@ -124,4 +125,38 @@ async fn past_the_bound_further_workspaces_wait_for_their_next_report() {
     fixture.mark(&many[MAX_MARKED..]);
     pass(60).await;
     assert_eq!(fixture.written()[1].0.len(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_failure_is_a_warning_and_those_in_a_row_are_errors() {
+    let log = Log::new();
+    let fixture = Fixture::new();
+    fixture.mark(&[1]);
+    let mut levels = Vec::new();
+    for fault in [Some(away()), Some(away()), Some(away()), None, None, Some(away())] {
+        fixture.store.set_fault(fault.clone());
+        pass(60).await;
+        tokio::task::yield_now().await;
+        let lines = log.take().into_iter();
+        levels.push(
+            lines
+                .map(|line| line.split(" count").next().unwrap().to_owned())
+                .collect::<Vec<_>>()
+                .join(";"),
+        );
+        if fault.is_none() && levels.len() == 5 {
+            fixture.mark(&[1]);
+        }
+    }
+    assert_eq!(
+        levels,
+        [
+            "WARN failed updating workspaces last_used_at",
+            "ERROR multiple failures updating workspaces last_used_at",
+            "ERROR multiple failures updating workspaces last_used_at",
+            "INFO updated workspaces last_used_at",
+            "DEBUG nothing to flush",
+            "WARN failed updating workspaces last_used_at",
+        ]
+    );
 }

@@ -24,7 +24,7 @@ impl AgentApi {
         request: proto::BatchUpdateAppHealthRequest,
     ) -> Result<proto::BatchUpdateAppHealthResponse, Status> {
         let (parts, agent) = (&self.services.parts, self.session.agent_id);
-        tracing::debug!(agent_id = %agent, updates = ?request.updates, "got batch app health update");
+        tracing::debug!(agent_id = %agent, updates = request.updates.len(), "got batch app health update");
         let answer = Ok(proto::BatchUpdateAppHealthResponse {});
         if request.updates.is_empty() {
             return answer;

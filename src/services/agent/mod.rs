@@ -2,7 +2,7 @@
 //!
 //! Owns the parts that all sessions share ([`AgentServices`]) and the little that a session has for itself
 //! ([`AgentApi`]); each sub-API stands in a file of its own, named as in the original. Source: coder/coder
-//! `coderd/agentapi/api.go`. Methods that are not overridden answer `Unimplemented`.
+//! `coderd/agentapi/api.go`.
 
 mod activity_bump;
 mod announcement_banners;

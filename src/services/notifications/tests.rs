@@ -283,3 +283,30 @@ async fn a_payload_has_a_bound() {
     );
     assert_eq!(fixture.methods().await, "");
 }
+
+#[tokio::test]
+async fn every_template_of_the_original_is_there_and_its_links_can_be_filled_in() {
+    let fixture = Fixture::new(BOTH).await;
+    let sql = "SELECT lower(hex(id)) || ' ' || name || ' ' || kind || ' ' || enabled_by_default || ' ' || (method IS NULL)
+        FROM notification_templates ORDER BY name";
+    let rows = fixture.store.query(sql).await;
+    let expected = [
+        "3b7e8f1a4c2d49a6b5e97f3a1c8d6b4e Task Failed",
+        "8c5a4d129f7e4b3aa1c86e4f2d9b5a7c Task Completed",
+        "a9d027b4ac494fb19f6d45af15f64e7a Workspace Out Of Memory",
+        "bd4b7168d05e4e19ad0f3593b77aa90f Task Working",
+        "d4a6271ccced4ed084adafd02a9c7799 Task Idle",
+        "f047f6a3571340f785aa0394cce9fa3a Workspace Out Of Disk",
+    ];
+    let mut sorted = rows.clone();
+    sorted.sort();
+    assert_eq!(sorted, expected.map(|row| format!("{row} system 1 1")));
+    for row in rows {
+        let (id, _) = row.split_once(' ').unwrap();
+        let notice = Notice {
+            template_id: NotificationTemplateId(id.parse().unwrap()),
+            ..fixture.notice(Value::Null)
+        };
+        fixture.enqueuer.enqueue(&notice).await.unwrap();
+    }
+}

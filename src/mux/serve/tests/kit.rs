@@ -1,20 +1,19 @@
 //! The scripted peer, and the service that it calls.
 
 use std::fmt::Write as _;
-use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::task::JoinHandle;
-use tracing_subscriber::fmt::MakeWriter;
 
 use crate::clock::{Clock, Timestamp};
 use crate::mux::pipe::memory::{MemoryPipe, pair};
 use crate::mux::pipe::{Close, Pipe};
 use crate::mux::serve::{Control, SessionEnd, serve};
 use crate::mux::{Inbound, Interceptor, Metadata, Method, Outbound, Outcome, Registry, Status};
+pub(super) use crate::telemetry::testing::Log;
 
 /// A message with one text, as protobuf field 1.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
@@ -413,58 +412,4 @@ pub(super) fn frames(messages: &[Bytes]) -> Vec<(u8, u16, u32, u32, Bytes)> {
         ));
     }
     frames
-}
-
-/// Collects what is logged in this thread while it lives.
-pub(super) struct Log {
-    lines: Lines,
-    _guard: tracing::subscriber::DefaultGuard,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    pub(super) fn new() -> Self {
-        let lines = Lines::default();
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::DEBUG)
-            .with_writer(lines.clone())
-            .with_ansi(false)
-            .without_time()
-            .with_target(false)
-            .finish();
-        Self {
-            lines,
-            _guard: tracing::subscriber::set_default(subscriber),
-        }
-    }
-
-    pub(super) fn take(&self) -> Vec<String> {
-        let text = std::mem::take(&mut *self.lines.0.lock().unwrap());
-        String::from_utf8(text)
-            .unwrap()
-            .lines()
-            .map(|line| line.trim().to_owned())
-            .collect()
-    }
-}
-
-impl io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Lines {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
 }

@@ -84,8 +84,11 @@ fn unescape_one(rest: &mut std::str::Chars<'_>, bytes: &mut Vec<u8>) -> Option<(
         '"' => b'"',
         'x' => u8::try_from(number(rest, 2, 16, 0)?).ok()?,
         first @ '0'..='7' => u8::try_from(number(rest, 2, 8, first.to_digit(8)?)?).ok()?,
-        'u' => return Some(push(char::from_u32(number(rest, 4, 16, 0)?)?, bytes)),
-        'U' => return Some(push(char::from_u32(number(rest, 8, 16, 0)?)?, bytes)),
+        character @ ('u' | 'U') => {
+            let digits = if character == 'u' { 4 } else { 8 };
+            push(char::from_u32(number(rest, digits, 16, 0)?)?, bytes);
+            return Some(());
+        }
         _ => return None,
     };
     bytes.push(byte);
@@ -113,10 +116,10 @@ fn strip_html(html: &str) -> String {
     for Ok(token) in Tokenizer::new_with_emitter(html, emitter) {
         match token {
             Token::StartTag(tag) if NOT_TEXT.contains(&tag.name.as_slice()) && !tag.self_closing => {
-                within += 1
+                within += 1;
             }
             Token::EndTag(tag) if NOT_TEXT.contains(&tag.name.as_slice()) => {
-                within = within.saturating_sub(1)
+                within = within.saturating_sub(1);
             }
             Token::String(string) if within == 0 => escape(&String::from_utf8_lossy(&string), &mut text),
             _ => {}

@@ -22,6 +22,9 @@ use crate::store::{AppBeforeStatus, AppStatusState, NewAppStatus, StoreError, Wo
 /// Bytes of a message before it is cleaned.
 const MAX_MESSAGE: usize = 160;
 
+/// Bytes of a URI: as long as browsers and servers take, and no way to fill a disk with few calls.
+const MAX_URI: usize = 8 << 10;
+
 const TASK_WORKING: NotificationTemplateId =
     NotificationTemplateId(uuid::uuid!("bd4b7168-d05e-4e19-ad0f-3593b77aa90f"));
 const TASK_IDLE: NotificationTemplateId =
@@ -247,12 +250,18 @@ impl AgentServices {
     }
 }
 
+const MESSAGE_DETAIL: &str = "Message must be less than 160 characters.";
+const URI_DETAIL: &str = "URI must be at most 8192 bytes.";
+
 /// What needs no row to be refused.
 fn check(request: &proto::UpdateAppStatusRequest) -> Result<AppStatusState, AppStatusError> {
     if request.message.len() > MAX_MESSAGE {
-        const DETAIL: &str = "Message must be less than 160 characters.";
-        let error = AppStatusError::bad_request("Message is too long.", DETAIL.to_owned());
-        return Err(error.invalid("message", DETAIL));
+        let error = AppStatusError::bad_request("Message is too long.", MESSAGE_DETAIL.to_owned());
+        return Err(error.invalid("message", MESSAGE_DETAIL));
+    }
+    if request.uri.len() > MAX_URI {
+        let error = AppStatusError::bad_request("URI is too long.", URI_DETAIL.to_owned());
+        return Err(error.invalid("uri", URI_DETAIL));
     }
     match Proto::try_from(request.state) {
         Ok(Proto::Working) => Ok(AppStatusState::Working),

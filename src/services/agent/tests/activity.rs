@@ -4,6 +4,7 @@ use super::*;
 use crate::ids::AgentId;
 use crate::proto::agent::stats::{Metric, metric};
 use crate::services::agent::StatsReport;
+use crate::telemetry::testing::Log;
 
 fn stats(connection_count: i64) -> proto::UpdateStatsRequest {
     let metric = Metric {
@@ -251,8 +252,16 @@ async fn a_bump_that_fails_fails_no_report() {
     let api = fixture.connect().await;
     let mut events = fixture.events().await;
     fixture.store.fail("bump_activity", away());
+    let log = Log::new();
     api.update_stats(stats(1)).await.unwrap();
+    let workspace = api.session.workspace_id;
+    let failed = format!("ERROR activity bump failed workspace_id={workspace} error=database is locked");
+    assert!(log.take().contains(&failed));
     assert_eq!(kinds(&mut events), ["stats_update"]);
+    fixture.store.mend("bump_activity");
+    api.update_stats(stats(1)).await.unwrap();
+    let bumped = format!("DEBUG bumped deadline from activity workspace_id={workspace} moved=true");
+    assert!(log.take().contains(&bumped));
     fixture.flush().await;
     assert_eq!(fixture.used().await, "1");
 }

@@ -279,8 +279,18 @@ async fn a_status_that_cannot_be_stored_is_told_and_no_event() {
         error.text(),
         "unexpected status code 500: Failed to insert workspace app status.\n\tError: uri must not contain NUL"
     );
+    let uri = |length| proto::UpdateAppStatusRequest {
+        uri: "x".repeat(length),
+        ..status(IDLE, "")
+    };
+    let error = api.update_app_status(uri(8_193)).await.unwrap_err();
+    assert_eq!(
+        error.text(),
+        "unexpected status code 400: URI is too long.\n\tError: URI must be at most 8192 bytes.\n\turi: URI must be at \
+         most 8192 bytes."
+    );
     fixture.store.fail("insert_app_status", away());
-    let error = api.update_app_status(status(IDLE, "")).await.unwrap_err();
+    let error = api.update_app_status(uri(8_192)).await.unwrap_err();
     assert_eq!(
         error.text(),
         "unexpected status code 500: Failed to insert workspace app status.\n\tError: database is locked"

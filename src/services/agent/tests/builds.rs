@@ -1,6 +1,7 @@
 //! How long builds took, told once their last agent is through with its start.
 
 use super::*;
+use crate::telemetry::testing::Log;
 
 const NAME: &str = "coderd_template_workspace_build_duration_seconds";
 
@@ -142,10 +143,16 @@ async fn s1_041_a_build_that_cannot_be_read_fails_no_report() {
     let fixture = Fixture::new().await;
     let api = fixture.connect().await;
     fixture.store.fail("build_readiness", away());
+    let log = Log::new();
     let request = lifecycle(State::Ready.into(), after(10));
     let reply = api.update_lifecycle(request).await.unwrap();
     assert_eq!(Some(reply), request.lifecycle);
     assert_eq!(fixture.observed(), [""; 0]);
+    let warning = format!(
+        "WARN failed to get build info for metrics agent_id={} error=database is locked",
+        api.agent_id()
+    );
+    assert!(log.take().contains(&warning));
 }
 
 #[tokio::test]
@@ -158,7 +165,13 @@ async fn a_build_that_was_ready_in_year_one_is_not_observed() {
             UPDATE workspace_agents SET ready_at = -62135596800000000; END",
         )
         .await;
+    let log = Log::new();
     let request = lifecycle(State::Ready.into(), after(10));
     api.update_lifecycle(request).await.unwrap();
     assert_eq!(fixture.observed(), [""; 0]);
+    let warning = format!(
+        "WARN last_agent_ready_at is unexpectedly zero agent_id={}",
+        api.agent_id()
+    );
+    assert!(log.take().contains(&warning));
 }

@@ -71,6 +71,21 @@ async fn four_mebibytes_of_tiny_things_are_answered_or_refused() {
             "field: apps detail: 2097151 apps exceed 1000",
         ),
         (
+            "healths",
+            text(api.batch_update_app_healths(repeated(1, b"")).await),
+            "parse workspace app ID \"\": invalid UUID (got 0 bytes)",
+        ),
+        (
+            "samples without anything",
+            text(api.push_resources_monitoring_usage(repeated(1, b"")).await),
+            "ok",
+        ),
+        (
+            "volumes of nowhere",
+            text(api.push_resources_monitoring_usage(nested(3, b"")).await),
+            "ok",
+        ),
+        (
             "subsystems",
             text(api.update_startup(nested(3, &[1; 100])).await),
             "invalid agent semver version \"\"",
@@ -86,6 +101,7 @@ async fn four_mebibytes_of_tiny_things_are_answered_or_refused() {
         "workspace_agent_logs",
         "workspace_app_statuses",
         "workspace_agent_script_timings",
+        "notification_messages",
     ] {
         assert_eq!(fixture.value(&format!("SELECT count(*) FROM {table}")).await, "0");
     }

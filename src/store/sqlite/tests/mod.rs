@@ -5,6 +5,7 @@ mod auth;
 mod connections;
 mod engine;
 mod processes;
+mod retention;
 mod seed_again;
 mod seed_new;
 mod writes;
