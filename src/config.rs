@@ -7,6 +7,7 @@
 //!
 //! An argument's clap id is its key in the configuration file, with dots between groups.
 
+mod external_auth;
 mod file;
 mod layers;
 
@@ -19,8 +20,10 @@ use regex::Regex;
 use url::Url;
 
 use crate::duration::parse_go_duration;
+use crate::services::external_auth::Provider;
 use crate::telemetry::agent_metrics::AgentLabel;
 
+pub use external_auth::read_providers;
 pub use file::{ConfigError, ConfigFile};
 pub use layers::{describe, layer};
 
@@ -452,6 +455,10 @@ pub struct Config {
         value_parser = parse_go_duration
     )]
     pub store_wait: Duration,
+
+    /// External providers; they are read by [`read_providers`], since they are no flags.
+    #[arg(skip)]
+    pub external_auth: Vec<Provider>,
 }
 
 impl Config {

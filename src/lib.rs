@@ -11,6 +11,7 @@ pub mod ids;
 pub mod mux;
 pub mod proto;
 pub mod pubsub;
+pub mod secret;
 pub mod seed;
 pub mod server;
 pub mod services;

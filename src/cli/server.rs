@@ -9,7 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Failure, seed};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::seed::Seed;
 use crate::server::Server;
 use crate::telemetry::logs::{self, LogConfig};
@@ -26,7 +26,8 @@ pub(super) struct ServerArgs {
 }
 
 pub(super) fn run(args: ServerArgs) -> Result<(), Failure> {
-    let ServerArgs { config, seed } = args;
+    let ServerArgs { mut config, seed } = args;
+    config.external_auth = config::read_providers(std::env::vars_os())?;
     logs::init(&LogConfig {
         human: config.log_human.clone(),
         json: config.log_json.clone(),

@@ -25,6 +25,14 @@ pub enum ConfigError {
         /// What is wrong, with the place if it is known.
         reason: String,
     },
+    /// A variable of an external provider cannot be used.
+    #[error("invalid value of {variable}: {reason}")]
+    Provider {
+        /// Its name. Its value may be a secret.
+        variable: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The file sets something that does not exist.
     #[error("configuration file {}: unknown key {key}", path.display())]
     UnknownKey {

@@ -10,9 +10,10 @@ use axum::http::{HeaderMap, StatusCode, header};
 use uuid::Uuid;
 
 use super::error::ApiError;
-use super::query;
+use super::{App, SessionHost, query};
+use crate::clock::Clock;
 use crate::ids::AgentToken;
-use crate::store::{Authenticated, StoreError};
+use crate::store::{ApiKeyScope, Authenticated, StoreError};
 
 /// Cookie and query parameter that may hold the token.
 const TOKEN_COOKIE: &str = "coder_session_token";
@@ -23,11 +24,46 @@ const TOKEN_HEADER: &str = "coder-session-token";
 /// Query parameter of OAuth2 clients.
 const ACCESS_TOKEN: &str = "access_token";
 
-/// How long a handshake waits for the store. Agents come back by themselves, and waiting ones would pile up.
+/// How long a request waits for the store. Agents come back by themselves, and waiting ones would pile up.
 pub(super) const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Who asks, by one statement.
+pub(super) async fn authenticate<H: SessionHost>(
+    app: &App<H>,
+    host: &H,
+    request: &Parts,
+) -> Result<Authenticated, ApiError> {
+    let token = token(request)?;
+    authorized(in_time(&app.clock, host.authenticate(&token)).await)
+}
+
+/// What the store answers, if it does within [`STORE_TIMEOUT`].
+pub(super) async fn in_time<T>(
+    clock: &Clock,
+    asked: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    tokio::select! {
+        answer = asked => answer,
+        () = clock.sleep(STORE_TIMEOUT) => {
+            Err(StoreError::Unavailable("context deadline exceeded".to_owned()))
+        }
+    }
+}
+
+/// Whether an agent's token gives access to what is its owner's: keys, and tokens of external providers. The answer is
+/// that of coder/coder `coderd/httpapi/httpapi.go` (`Forbidden`).
+pub(super) fn user_data(authenticated: &Authenticated) -> Result<(), ApiError> {
+    match authenticated.agent.api_key_scope {
+        ApiKeyScope::All => Ok(()),
+        ApiKeyScope::NoUserData => Err(ApiError::new(StatusCode::FORBIDDEN, "Forbidden.").detail(
+            "You don't have permission to view this content. If you believe this is a mistake, please contact your \
+             administrator or try signing in with different credentials.",
+        )),
+    }
+}
+
 /// The token of a request.
-pub(super) fn token(request: &Parts) -> Result<AgentToken, ApiError> {
+fn token(request: &Parts) -> Result<AgentToken, ApiError> {
     let text = find(request).ok_or_else(|| {
         let message = format!("Cookie \"{TOKEN_COOKIE}\" must be provided.");
         ApiError::new(StatusCode::UNAUTHORIZED, message)
@@ -41,9 +77,7 @@ pub(super) fn token(request: &Parts) -> Result<AgentToken, ApiError> {
 }
 
 /// What the store's answer means for the agent.
-pub(super) fn authorized(
-    found: Result<Option<Authenticated>, StoreError>,
-) -> Result<Authenticated, ApiError> {
+fn authorized(found: Result<Option<Authenticated>, StoreError>) -> Result<Authenticated, ApiError> {
     match found {
         Ok(Some(authenticated)) => Ok(authenticated),
         Ok(None) => Err(ApiError::new(StatusCode::UNAUTHORIZED, "Workspace agent not authorized.").detail(
@@ -55,11 +89,6 @@ pub(super) fn authorized(
             Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, message).detail(error.to_string()))
         }
     }
-}
-
-/// What a store that does not answer within [`STORE_TIMEOUT`] counts as.
-pub(super) fn store_timed_out() -> StoreError {
-    StoreError::Unavailable("context deadline exceeded".to_owned())
 }
 
 /// The first place that holds anything wins.

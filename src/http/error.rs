@@ -47,6 +47,21 @@ impl ApiError {
         Self { status, body }
     }
 
+    /// A refusal after which agents and clients come again.
+    pub(super) fn unavailable(message: &'static str) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
+    }
+
+    /// The refusal of a server that is not open yet, or not any more.
+    pub(super) fn not_open() -> Self {
+        Self::unavailable("The server is starting or stopping.")
+    }
+
+    /// The refusal of a server that could not do what was asked.
+    pub(super) fn internal(message: &'static str, detail: &impl ToString) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, message).detail(detail.to_string())
+    }
+
     /// Adds what the message does not say.
     #[must_use]
     pub fn detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
@@ -78,9 +93,19 @@ pub(super) async fn route_not_found() -> ApiError {
     ApiError::new(StatusCode::NOT_FOUND, "Route not found.")
 }
 
+/// What a route answers to a method that it does not have.
+pub(super) async fn method_not_allowed() -> ApiError {
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed.")
+}
+
 /// A JSON answer with status 200.
 pub(super) fn json(body: &impl Serialize) -> Response {
-    ([(header::CONTENT_TYPE, JSON)], go_json(body)).into_response()
+    json_with(StatusCode::OK, body)
+}
+
+/// A JSON answer.
+pub(super) fn json_with(status: StatusCode, body: &impl Serialize) -> Response {
+    (status, [(header::CONTENT_TYPE, JSON)], go_json(body)).into_response()
 }
 
 /// A refusal in plain text, as Go's `http.Error` writes it.
@@ -100,7 +125,7 @@ pub(super) fn plain(status: StatusCode, text: &str) -> Response {
 
 /// JSON as Go's `json.Encoder` writes it: `<`, `>`, `&` and the two line separators escaped, a line feed at the end.
 fn go_json(value: &impl Serialize) -> String {
-    // Our bodies are structs of strings, which always serialize; an empty object would still be JSON.
+    // Our bodies are structs of strings and JSON, which always serialize; an empty object would still be JSON.
     let plain = serde_json::to_string(value).unwrap_or_else(|_| "{}".to_owned());
     let mut escaped = String::with_capacity(plain.len() + 1);
     // None of these occurs in JSON outside of strings.

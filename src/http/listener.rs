@@ -2,11 +2,14 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
@@ -75,11 +78,8 @@ impl Listener {
             match accepted {
                 Ok((stream, permit)) => {
                     failing = false;
-                    let connection = serve(stream, router.clone(), clock.clone(), stop.clone());
-                    connections.spawn(async move {
-                        connection.await;
-                        drop(permit);
-                    });
+                    let place = ConnectionPlace(Arc::new(Mutex::new(Some(permit))));
+                    connections.spawn(serve(stream, router.clone(), place, clock.clone(), stop.clone()));
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut failing, true) {
@@ -95,6 +95,19 @@ impl Listener {
     }
 }
 
+/// A connection's place among those that are not sessions, as a request sees it.
+#[derive(Clone, Debug)]
+pub(super) struct ConnectionPlace(Arc<Mutex<Option<OwnedSemaphorePermit>>>);
+
+impl ConnectionPlace {
+    /// Makes room for another connection, because this one lasts and is counted elsewhere from here on. It must end
+    /// with the answer to the request.
+    pub(super) fn give_back(&self) {
+        // A permit or none is valid whoever panicked.
+        drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
 async fn accept(
     socket: &TcpListener,
     room: &Arc<Semaphore>,
@@ -104,15 +117,26 @@ async fn accept(
     Ok((stream, permit))
 }
 
-async fn serve(stream: TcpStream, router: Router, clock: Clock, stop: CancellationToken) {
+async fn serve(
+    stream: TcpStream,
+    router: Router,
+    place: ConnectionPlace,
+    clock: Clock,
+    stop: CancellationToken,
+) {
     // Replies are small and must not wait for the peer's acknowledgements.
     let _ = stream.set_nodelay(true);
+    let routes = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(place.clone());
+        routes.call(request)
+    });
     let connection = http1::Builder::new()
         // The same clock as ours: tokio's.
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {

@@ -4,6 +4,7 @@
 //! row: the store is asked through a [`SessionHost`], which also takes over each pipe. No other module knows HTTP or
 //! WebSocket.
 
+mod agents;
 mod auth;
 mod debug;
 mod error;
@@ -38,8 +39,10 @@ pub use websocket::WebSocketPipe;
 
 use crate::clock::Clock;
 use crate::coordinator::Snapshot;
-use crate::ids::AgentToken;
-use crate::store::{Authenticated, StoreError};
+use crate::ids::{AgentToken, UserId};
+use crate::services::agent::AgentServices;
+use crate::services::external_auth::ExternalAuth;
+use crate::store::{Authenticated, GitSshKey, StoreError};
 
 /// Sent with every answer, as the original does.
 const BUILD_VERSION_HEADER: HeaderName = HeaderName::from_static("x-coder-build-version");
@@ -62,6 +65,15 @@ pub trait SessionHost: Send + Sync + 'static {
 
     /// A handshake was answered with `error`.
     fn refused(&self, error: &ApiError);
+
+    /// The git key of a user.
+    fn git_ssh_key(&self, user: UserId) -> impl Future<Output = Result<GitSshKey, StoreError>> + Send;
+
+    /// The service behind the agents' routes.
+    fn agents(&self) -> &AgentServices;
+
+    /// The service behind the route of external providers.
+    fn external_auth(&self) -> &ExternalAuth;
 }
 
 /// A session whose handshake is done.
@@ -94,6 +106,8 @@ pub struct App<H> {
     stopping: CancellationToken,
     /// Handshakes at work.
     handshakes: TaskTracker,
+    /// Room for requests of agents that last or are large.
+    bounds: agents::Bounds,
 }
 
 impl<H> fmt::Debug for App<H> {
@@ -119,6 +133,7 @@ impl<H: SessionHost> App<H> {
             room: Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS))),
             stopping: CancellationToken::new(),
             handshakes: TaskTracker::new(),
+            bounds: agents::Bounds::default(),
         }
     }
 
@@ -148,7 +163,9 @@ pub fn router<H: SessionHost>(app: Arc<App<H>>) -> Router {
         .route("/api/v2/buildinfo", get(health::buildinfo::<H>))
         // Every method: authentication comes before the check of the method.
         .route("/api/v2/workspaceagents/me/rpc", any(rpc::handshake::<H>))
+        .nest("/api/v2/workspaceagents/me", agents::routes::<H>())
         .fallback(error::route_not_found)
+        .method_not_allowed_fallback(error::method_not_allowed)
         .layer(map_response(stamp))
         .with_state(app)
 }

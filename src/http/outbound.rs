@@ -3,6 +3,8 @@
 //! Owns the bounds of every request to the outside: time, redirects and the size of what comes back. Must never put a URL
 //! into an error, since it may hold a secret. Proxies are those of the environment, as with Go's default client.
 
+mod provider;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -26,7 +26,7 @@ pub(super) async fn handshake<H: SessionHost>(State(app): State<Arc<App<H>>>, re
     // Before the check for a shutdown, so that a shutdown waits for whoever passed it.
     let at_work = app.handshakes.token();
     let Some(host) = app.host() else {
-        return unavailable("The server is starting or stopping.").into_response();
+        return ApiError::not_open().into_response();
     };
     let (mut request, _) = request.into_parts();
     let session = match admit(&app, host, &request).await {
@@ -72,15 +72,9 @@ async fn admit<H: SessionHost>(
     let permit = Arc::clone(&app.room).try_acquire_owned();
     let place = permit
         .map(Place)
-        .map_err(|_| unavailable("The server has no room for another agent connection."))?;
+        .map_err(|_| ApiError::unavailable("The server has no room for another agent connection."))?;
 
-    let token = auth::token(request)?;
-    let timeout = app.clock.sleep(auth::STORE_TIMEOUT);
-    let found = tokio::select! {
-        found = host.authenticate(&token) => found,
-        () = timeout => Err(auth::store_timed_out()),
-    };
-    let authenticated = auth::authorized(found)?;
+    let authenticated = auth::authenticate(app, host, request).await?;
 
     let url = request.uri.query();
     let requested = query::first_non_empty(url, "version");
@@ -99,11 +93,6 @@ async fn admit<H: SessionHost>(
         role,
         place,
     })
-}
-
-/// Agents and clients come again after this one.
-fn unavailable(message: &'static str) -> ApiError {
-    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message)
 }
 
 /// Hands a session over, down to its socket: the layers above it would stay in memory for as long as the session.

@@ -404,8 +404,8 @@ async fn conn_077_health_follows_the_life_of_the_server() {
 }
 
 #[tokio::test]
-async fn build_information_names_versions() {
-    let fixture = Fixture::new().await;
+async fn conn_068_the_version_lets_log_streamers_dial_as_new_ones_and_old_ones_may_too() {
+    let mut fixture = Fixture::new().await;
     fixture.get("/api/v2/buildinfo").await.assert_json(
         200,
         &format!(
@@ -417,6 +417,15 @@ async fn build_information_names_versions() {
         semver::Version::parse(BUILD_VERSION.strip_prefix('v').unwrap()).unwrap()
             >= semver::Version::new(2, 31, 0)
     );
+    let streamer = Some("logstream-kube".to_owned());
+    for (query, version, role) in [
+        ("?version=2.8&role=logstream-kube", "2.8", streamer),
+        ("?version=2.0", "2.0", None),
+    ] {
+        assert_eq!(fixture.dial(query, &with_token(ALICE)).await.status, 101);
+        let begun = fixture.next_session().await;
+        assert_eq!((begun.api_version.as_str(), begun.role), (version, role));
+    }
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@
 //! engine with LISTEN/NOTIFY can stand between [`Pubsub::publish`] and [`Pubsub::deliver`] without anyone noticing.
 
 pub mod bridge;
+mod claims;
 mod invalidation;
 mod logs;
 mod workspace;
@@ -17,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::Notify;
 
+pub use claims::PrebuildClaims;
 pub use invalidation::Invalidations;
 pub use logs::LogNotification;
 pub use workspace::{InvalidEvent, WorkspaceEvent, WorkspaceEventKind};

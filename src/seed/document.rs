@@ -7,9 +7,10 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::mapping;
-use super::values::{Name, Seconds, Secret, Slug, Text, Ttl};
+use super::values::{Name, Seconds, Slug, Text, Ttl};
 use crate::clock::Timestamp;
 use crate::ids::AgentToken;
+use crate::secret::Secret;
 use crate::store::ApiKeyScope;
 
 /// Text whose column has no bound of its own; bounds one value of a file.

@@ -12,4 +12,4 @@ mod values;
 
 pub use document::*;
 pub use read::SeedError;
-pub use values::{Name, Seconds, Secret, Slug, Text, Ttl};
+pub use values::{Name, Seconds, Slug, Text, Ttl};

@@ -1,11 +1,9 @@
 //! Values of a seed file that check themselves while they are read.
 
-use std::fmt;
 use std::ops::Deref;
 
 use serde::de::{Error as _, Unexpected};
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
 
 /// Text of at most `MAX` characters without NUL, which SQLite would end the text at.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -168,35 +166,6 @@ fn nanoseconds(text: &str) -> Option<i64> {
     i64::try_from(total).ok().filter(|nanoseconds| *nanoseconds > 0)
 }
 
-/// A secret as it stands in the file. Neither its `Debug` nor any error about it shows any of it.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The secret itself, for the store; never for a log.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(redacted)")
-    }
-}
-
-impl<'de> Deserialize<'de> for Secret {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // By way of a value, since serde's own text for a wrong type would quote it.
-        match Value::deserialize(deserializer)? {
-            Value::String(text) if !text.contains('\0') => Ok(Self(text)),
-            _ => Err(D::Error::custom(
-                "must be a text without NUL (the value is a secret and not shown)",
-            )),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,10 +207,5 @@ mod tests {
         for bad in ["", "-a", "a-", "a--b", "a b", "a_b", "é", "a.b", "a/b"] {
             assert!(!is_label(bad, |c| c.is_ascii_alphanumeric()), "{bad:?}");
         }
-    }
-
-    #[test]
-    fn debug_of_a_secret_shows_nothing_of_it() {
-        assert_eq!(format!("{:?}", Secret("hunter2".to_owned())), "Secret(redacted)");
     }
 }

@@ -28,6 +28,7 @@ use crate::proto;
 use crate::pubsub::{Pubsub, bridge};
 use crate::services::agent::{AgentConfig, AgentServices, AlertLimits, Collaborators, StoreAppearance};
 use crate::services::connection_log::{Backends, DatabaseLogger, StructuredLogger};
+use crate::services::external_auth::ExternalAuth;
 use crate::services::notifications::{Enqueuer, Methods};
 use crate::services::patience::Patience;
 use crate::services::tailnet::TailnetServices;
@@ -51,6 +52,7 @@ pub(super) struct Parts {
     pub(super) derp_maps: DerpMaps,
     pub(super) registry: Arc<Registry<SessionContext>>,
     pub(super) metrics: Metrics,
+    pub(super) external_auth: ExternalAuth,
     /// Ends when nothing more is added to the batches.
     quiet: CancellationToken,
     /// What must be finished at the end, by name.
@@ -96,6 +98,14 @@ impl Parts {
             patience.clone(),
             methods(config),
             access_url,
+        );
+        let external_auth = ExternalAuth::new(
+            Arc::clone(store),
+            clock.clone(),
+            patience.clone(),
+            Arc::new(Outbound::default()),
+            access_url.clone(),
+            config.external_auth.clone(),
         );
         let logger_patience = patience.clone();
         let collaborators = Collaborators {
@@ -168,6 +178,7 @@ impl Parts {
             derp_maps,
             registry,
             metrics,
+            external_auth,
             quiet,
             writers,
             _loops: loops,
@@ -234,13 +245,15 @@ fn connection_logger(kinds: &[ConnectionLogKind], store: &Arc<dyn Store>, patien
 }
 
 fn agent_config(config: &Config, access_url: &Url) -> AgentConfig {
+    let providers = config.external_auth.iter();
+    let git_auth_configs = providers.filter(|provider| provider.is_git()).count();
     AgentConfig {
         access_url: access_url.clone(),
         app_hostname: config.wildcard_access_url.clone().unwrap_or_default(),
         stats_interval: config.agent_stats_refresh_interval,
         disable_direct_connections: config.block_direct_connections,
         derp_force_websockets: config.derp_force_websockets,
-        git_auth_configs: 0,
+        git_auth_configs: u32::try_from(git_auth_configs).unwrap_or(u32::MAX),
         alert_limits: AlertLimits::default(),
         workspace_usage: config.experiments.iter().any(|name| name == WORKSPACE_USAGE),
     }

@@ -13,13 +13,14 @@ use crate::batch::connections::Subject;
 use crate::clock::Clock;
 use crate::coordinator::PeerId;
 use crate::http::{ApiError, NewSession, SessionHost, WebSocketPipe};
-use crate::ids::{AgentId, AgentToken};
+use crate::ids::{AgentId, AgentToken, UserId};
 use crate::mux::pipe::{Close, CloseCode, Pipe as _};
 use crate::mux::{Control, Registry, SessionEnd, serve};
 use crate::services::agent::{AgentApi, AgentServices, BeginError};
+use crate::services::external_auth::ExternalAuth;
 use crate::services::tailnet::{Authority, Identity, TailnetApi, TailnetServices};
 use crate::sessions::{Role, SessionInfo, Sessions};
-use crate::store::{Authenticated, Store, StoreError};
+use crate::store::{Authenticated, GitSshKey, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 
 /// How long a session waits for the rows that it begins with. The agent gives up and redials not much later.
@@ -48,6 +49,7 @@ struct Shared {
     tailnet: Arc<TailnetServices>,
     registry: Arc<Registry<SessionContext>>,
     metrics: Metrics,
+    external_auth: ExternalAuth,
 }
 
 impl Host {
@@ -60,6 +62,7 @@ impl Host {
             tailnet: Arc::clone(&parts.tailnet),
             registry: Arc::clone(&parts.registry),
             metrics: parts.metrics.clone(),
+            external_auth: parts.external_auth.clone(),
         }))
     }
 }
@@ -87,6 +90,18 @@ impl SessionHost for Host {
 
     fn refused(&self, error: &ApiError) {
         self.0.metrics.handshake_refused(error.status().as_u16());
+    }
+
+    async fn git_ssh_key(&self, user: UserId) -> Result<GitSshKey, StoreError> {
+        self.0.store.git_ssh_key(user).await
+    }
+
+    fn agents(&self) -> &AgentServices {
+        &self.0.agent
+    }
+
+    fn external_auth(&self) -> &ExternalAuth {
+        &self.0.external_auth
     }
 }
 

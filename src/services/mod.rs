@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod connection_log;
+pub mod external_auth;
 pub mod notifications;
 pub mod patience;
 pub mod tailnet;

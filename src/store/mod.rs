@@ -154,6 +154,22 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<bool, StoreError>;
 
+    /// The git key of a user. [`StoreError::NoRows`] when there is none.
+    async fn git_ssh_key(&self, user: UserId) -> Result<GitSshKey, StoreError>;
+
+    /// A user's link to an external provider, if there is one.
+    async fn external_auth_link(
+        &self,
+        provider: &str,
+        user: UserId,
+    ) -> Result<Option<ExternalAuthLink>, StoreError>;
+
+    /// Replaces the tokens of a link whose refresh token still is the one that was used, and says whether it was.
+    async fn renew_external_auth_link(&self, renewal: &LinkRenewal) -> Result<bool, StoreError>;
+
+    /// Removes a link's refresh token, if it still is the one that was refused, and keeps why.
+    async fn refuse_external_auth_link(&self, refusal: &LinkRefusal) -> Result<(), StoreError>;
+
     /// Adds statistics rows, each under a new id.
     async fn insert_stats(&self, stats: &[AgentStat]) -> Result<(), StoreError>;
 

@@ -1,6 +1,7 @@
 //! What the store holds, as the services see it: plain values, no SQL, no wire types.
 
 mod connection_logs;
+mod owner_secrets;
 mod retention;
 mod subagents;
 
@@ -11,6 +12,7 @@ use crate::ids::{
 };
 
 pub use self::connection_logs::*;
+pub use self::owner_secrets::*;
 pub use self::retention::*;
 pub use self::subagents::*;
 

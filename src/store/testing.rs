@@ -23,6 +23,7 @@ use crate::store::{
     AppBeforeStatus, AppHealth, AppWithHealth, MonitorUpdate, NewAppStatus, NewNotification,
     NotificationRecipient,
 };
+use crate::store::{ExternalAuthLink, GitSshKey, LinkRefusal, LinkRenewal};
 
 /// The repository's example, with every key of the format.
 pub(crate) const EXAMPLE: &str = include_str!("../../examples/seed.yaml");
@@ -201,6 +202,10 @@ record! {
     insert_app_status(status: &NewAppStatus) -> () = |_, _| nothing();
     upsert_connection_log(log: &ConnectionLog) -> () = |_, _| nothing();
     upsert_boundary_usage(replica: ReplicaId, usage: &BoundaryUsage, now: Timestamp) -> bool = |_, _, _, _| nothing();
+    git_ssh_key(user: UserId) -> GitSshKey = |_, _| nothing();
+    external_auth_link(provider: &str, user: UserId) -> Option<ExternalAuthLink> = |_, _, _| nothing();
+    renew_external_auth_link(renewal: &LinkRenewal) -> bool = |_, _| nothing();
+    refuse_external_auth_link(refusal: &LinkRefusal) -> () = |_, _| nothing();
     insert_stats(stats: &[AgentStat]) -> () = |this, stats| {
         this.stats.lock().unwrap().push(stats.to_vec());
         Ok(())
@@ -280,6 +285,10 @@ pass! {
     insert_app_status(status: &NewAppStatus) -> ();
     upsert_connection_log(log: &ConnectionLog) -> ();
     upsert_boundary_usage(replica: ReplicaId, usage: &BoundaryUsage, now: Timestamp) -> bool;
+    git_ssh_key(user: UserId) -> GitSshKey;
+    external_auth_link(provider: &str, user: UserId) -> Option<ExternalAuthLink>;
+    renew_external_auth_link(renewal: &LinkRenewal) -> bool;
+    refuse_external_auth_link(refusal: &LinkRefusal) -> ();
     insert_stats(stats: &[AgentStat]) -> ();
     bump_activity(workspace: WorkspaceId, now: Timestamp, autostart: Option<Autostart>) -> bool;
     touch_workspaces(workspaces: &[WorkspaceId], at: Timestamp) -> ();

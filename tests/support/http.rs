@@ -57,6 +57,34 @@ pub fn get(url: &str, target: &str, headers: &str) -> Answer {
     }
 }
 
+/// A request with a body, as JSON.
+pub fn send(url: &str, method: &str, target: &str, token: &str, body: &str) -> Answer {
+    let mut stream = connect(url);
+    let request = format!(
+        "{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nCoder-Session-Token: {token}\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let head = read_head(&mut stream);
+    let mut body = String::new();
+    stream.read_to_string(&mut body).unwrap();
+    Answer {
+        status: status(&head),
+        head,
+        body,
+    }
+}
+
+/// Opens a stream of events, and gives its head and what follows.
+pub fn events(url: &str, target: &str, token: &str) -> (String, TcpStream) {
+    let mut stream = connect(url);
+    let request = format!("GET {target} HTTP/1.1\r\nHost: x\r\nCoder-Session-Token: {token}\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let head = read_head(&mut stream);
+    (head, stream)
+}
+
 /// Dials as an agent. The stream is the WebSocket if the status is 101, else the answer's body comes on it.
 pub fn dial(url: &str, query: &str, token: &str) -> (Answer, TcpStream) {
     let mut stream = connect(url);

@@ -66,7 +66,13 @@ impl Data {
 
     /// Starts a server on a free port and waits until it is ready.
     pub fn serve(&self, flags: &[&str]) -> Server {
+        self.serve_with(flags, &[])
+    }
+
+    /// As [`Data::serve`], with environment variables.
+    pub fn serve_with(&self, flags: &[&str], variables: &[(&str, &str)]) -> Server {
         let mut command = drpcd();
+        command.envs(variables.iter().copied());
         command
             .args(["server", "--http-address", "127.0.0.1:0", "--data-dir"])
             .arg(self.path());

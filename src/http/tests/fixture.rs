@@ -83,6 +83,18 @@ impl SessionHost for Host {
     fn refused(&self, error: &ApiError) {
         self.refused.try_send(error.status().as_u16()).unwrap();
     }
+
+    async fn git_ssh_key(&self, _user: UserId) -> Result<GitSshKey, StoreError> {
+        unreachable!("no handshake asks for it")
+    }
+
+    fn agents(&self) -> &AgentServices {
+        unreachable!("no handshake asks for it")
+    }
+
+    fn external_auth(&self) -> &ExternalAuth {
+        unreachable!("no handshake asks for it")
+    }
 }
 
 fn authenticated(name: &str) -> Authenticated {

@@ -7,7 +7,7 @@ mod status;
 
 use std::collections::BTreeMap;
 
-pub use self::status::{AppReporter, AppStatusError};
+pub use self::status::{AppReporter, AppStatusError, AppStatusReport};
 use super::{AgentApi, enum_name, uuid};
 use crate::ids::AppId;
 use crate::mux::{Status, quote};

@@ -1,4 +1,4 @@
-//! BatchCreateLogs: lines that scripts of an agent printed.
+//! BatchCreateLogs: lines that scripts of an agent printed. Serves its REST counterparts too.
 //!
 //! Source: coder/coder `coderd/agentapi/logs.go`. The row is not read first; the statement decides.
 
@@ -6,9 +6,9 @@ use std::sync::atomic::Ordering;
 
 use uuid::Uuid;
 
-use super::{AgentApi, agent_error, uuid};
-use crate::clock::Timestamp;
-use crate::ids::LogSourceId;
+use super::{AgentApi, AgentServices, agent_error, uuid};
+use crate::batch::connections::Subject;
+use crate::ids::{AgentId, LogSourceId};
 use crate::mux::{Status, quote};
 use crate::proto::agent as proto;
 use crate::proto::agent::log::Level;
@@ -27,15 +27,37 @@ const MAX_LINES: usize = 65_536;
 /// What a line takes in memory beside its text.
 const LINE_OVERHEAD: usize = size_of::<LogLine>();
 
-/// Takes the place of a NUL, which no store keeps. Without it an agent would send the same batch for ever.
-const NUL_REPLACEMENT: &str = "❌";
+/// Takes the place of what no store keeps: NUL, and over REST what is no UTF-8. Without it an agent would send the same
+/// batch for ever.
+pub const NO_TEXT: &str = "❌";
+
+/// What became of a batch of lines that was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogsStored {
+    /// It is in the store.
+    Stored,
+    /// The agent's log is full, and nothing was stored.
+    LimitReached,
+}
+
+/// Why a batch of lines was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LogsError {
+    /// More lines than a request may have.
+    #[error("{0} log lines in one request exceed {MAX_LINES}")]
+    TooManyLines(usize),
+    /// The store refused it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
 
 impl AgentApi {
     pub(super) async fn create_logs(
         &self,
         request: proto::BatchCreateLogsRequest,
     ) -> Result<proto::BatchCreateLogsResponse, Status> {
-        let (session, parts) = (&self.session, &self.services.parts);
+        let session = &self.session;
         let answer = |log_limit_exceeded| Ok(proto::BatchCreateLogsResponse { log_limit_exceeded });
         if session.logs_overflowed() {
             return answer(true);
@@ -45,28 +67,63 @@ impl AgentApi {
             self.agent().await?;
             return answer(false);
         }
-        if request.logs.len() > MAX_LINES {
-            let count = request.logs.len();
-            return Err(Status::message(format!(
-                "{count} log lines in one request exceed {MAX_LINES}"
-            )));
-        }
+        check_count(request.logs.len()).map_err(|error| Status::message(error.to_string()))?;
         let id = &request.log_source_id;
         let source = uuid(id)
             .map_err(|error| Status::message(format!("parse log source ID {}: {error}", quote(id))))?;
-        let created_at = parts.clock.now();
-        let source_id = if source.is_nil() {
-            self.insert_external_source(created_at).await?;
-            EXTERNAL_SOURCE
-        } else {
-            LogSourceId(source)
-        };
-        let lines: Vec<_> = request.logs.into_iter().map(line).collect();
+        if source.is_nil() {
+            self.insert_external_source().await?;
+        }
+        let lines = request.logs.into_iter().map(line).collect();
+        let stored = self
+            .services
+            .store_logs(self.subject(), LogSourceId(source), lines);
+        match stored.await {
+            Ok(LogsStored::Stored) => answer(false),
+            Ok(LogsStored::LimitReached) => {
+                session.set_logs_overflowed();
+                answer(true)
+            }
+            Err(LogsError::Store(error @ StoreError::NoRows)) => Err(agent_error(session.agent_id, &error)),
+            Err(error) => Err(Status::message(format!("insert workspace agent logs: {error}"))),
+        }
+    }
+
+    /// Once per session, since sources stay.
+    async fn insert_external_source(&self) -> Result<(), Status> {
+        let session = &self.session;
+        if session.external_source_exists.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let inserted = self.services.insert_external_source(session.agent_id).await;
+        inserted.map_err(|error| {
+            Status::message(format!("insert external workspace agent log source: {error}"))
+        })?;
+        session.external_source_exists.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl AgentServices {
+    /// Stores lines of an agent's log, and tells who follows it. The all-zero source stands for the external one, which
+    /// must be in the store.
+    pub async fn store_logs(
+        &self,
+        subject: Subject,
+        source: LogSourceId,
+        lines: Vec<LogLine>,
+    ) -> Result<LogsStored, LogsError> {
+        check_count(lines.len())?;
+        let (parts, agent) = (&self.parts, subject.agent_id);
         let length: usize = lines.iter().map(|line| line.output.len()).sum();
         let batch = LogBatch {
-            agent_id: session.agent_id,
-            source_id,
-            created_at,
+            agent_id: agent,
+            source_id: if source.0.is_nil() {
+                EXTERNAL_SOURCE
+            } else {
+                source
+            },
+            created_at: parts.clock.now(),
             output_length: i64::try_from(length).unwrap_or(i64::MAX),
             lines,
         };
@@ -81,71 +138,87 @@ impl AgentApi {
                 first_id,
                 previous_length,
             }) => {
-                parts.pubsub.publish_logs(
-                    session.agent_id,
-                    LogNotification {
-                        created_after: first_id - 1,
-                    },
-                );
+                let created_after = first_id - 1;
+                parts
+                    .pubsub
+                    .publish_logs(agent, LogNotification { created_after });
                 if previous_length == 0 {
-                    self.publish(WorkspaceEventKind::AgentFirstLogs);
+                    self.publish(subject, WorkspaceEventKind::AgentFirstLogs);
                 }
-                answer(false)
+                Ok(LogsStored::Stored)
             }
-            Ok(LogsInserted::AlreadyOverflowed) => {
-                session.set_logs_overflowed();
-                answer(true)
-            }
+            Ok(LogsInserted::AlreadyOverflowed) => Ok(LogsStored::LimitReached),
             Err(error) if error.is_violation(Violation::MaxLogsLength) => {
-                self.overflow().await;
-                answer(true)
+                self.overflow(subject).await;
+                Ok(LogsStored::LimitReached)
             }
-            Err(error @ StoreError::NoRows) => Err(agent_error(session.agent_id, &error)),
-            Err(error) => Err(Status::message(format!("insert workspace agent logs: {error}"))),
+            Err(error) => Err(error.into()),
         }
     }
 
     /// The limit is reached: from here on every batch is answered without a write.
-    async fn overflow(&self) {
-        let (session, parts) = (&self.session, &self.services.parts);
+    async fn overflow(&self, subject: Subject) {
+        let (parts, agent) = (&self.parts, subject.agent_id);
         let marked = parts
             .patience
-            .call(0, || parts.store.set_logs_overflowed(session.agent_id))
+            .call(0, || parts.store.set_logs_overflowed(agent))
             .await;
         if let Err(error) = marked {
-            tracing::warn!(agent_id = %session.agent_id, %error, "failed to update workspace agent log overflow");
+            tracing::warn!(agent_id = %agent, %error, "failed to update workspace agent log overflow");
         }
-        session.set_logs_overflowed();
-        self.publish(WorkspaceEventKind::AgentLogsOverflow);
+        self.publish(subject, WorkspaceEventKind::AgentLogsOverflow);
     }
 
-    /// Once per session, since sources stay.
-    async fn insert_external_source(&self, created_at: Timestamp) -> Result<(), Status> {
-        if self.session.external_source_exists.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        let parts = &self.services.parts;
+    /// Makes sure of the source of lines that name none.
+    pub async fn insert_external_source(&self, agent: AgentId) -> Result<(), StoreError> {
+        let (name, icon) = (EXTERNAL_NAME.to_owned(), EXTERNAL_ICON.to_owned());
+        self.insert_log_source(agent, EXTERNAL_SOURCE, name, icon)
+            .await
+            .map(|_| ())
+    }
+
+    /// Adds a source of log lines and answers it as asked for, also when the agent has one of that id already.
+    pub async fn insert_log_source(
+        &self,
+        agent: AgentId,
+        id: LogSourceId,
+        display_name: String,
+        icon: String,
+    ) -> Result<LogSource, StoreError> {
+        let parts = &self.parts;
         let source = LogSource {
-            agent_id: self.session.agent_id,
-            id: EXTERNAL_SOURCE,
-            created_at,
-            display_name: EXTERNAL_NAME.to_owned(),
-            icon: EXTERNAL_ICON.to_owned(),
+            agent_id: agent,
+            id,
+            created_at: parts.clock.now(),
+            display_name,
+            icon,
         };
         match parts
             .patience
             .call(0, || parts.store.insert_log_source(&source))
             .await
         {
-            Err(error) if !error.is_violation(Violation::LogSourceExists) => Err(Status::message(format!(
-                "insert external workspace agent log source: {error}"
-            ))),
-            _ => {
-                self.session.external_source_exists.store(true, Ordering::Relaxed);
-                Ok(())
-            }
+            Err(error) if !error.is_violation(Violation::LogSourceExists) => Err(error),
+            _ => Ok(source),
         }
     }
+}
+
+fn check_count(lines: usize) -> Result<(), LogsError> {
+    if lines > MAX_LINES {
+        return Err(LogsError::TooManyLines(lines));
+    }
+    Ok(())
+}
+
+/// A line as it is stored: NUL becomes [`NO_TEXT`].
+pub fn clean_log_line(output: String, level: LogLevel) -> LogLine {
+    let output = if output.contains('\0') {
+        output.replace('\0', NO_TEXT)
+    } else {
+        output
+    };
+    LogLine { output, level }
 }
 
 fn line(log: proto::Log) -> LogLine {
@@ -156,10 +229,5 @@ fn line(log: proto::Log) -> LogLine {
         Level::Error => LogLevel::Error,
         Level::Info | Level::Unspecified => LogLevel::Info,
     };
-    let output = if log.output.contains('\0') {
-        log.output.replace('\0', NUL_REPLACEMENT)
-    } else {
-        log.output
-    };
-    LogLine { output, level }
+    clean_log_line(log.output, level)
 }

@@ -35,7 +35,8 @@ use url::Url;
 use uuid::Uuid;
 
 pub use self::announcement_banners::{Appearance, AppearanceError, Banner, StoreAppearance};
-pub use self::apps::{AppReporter, AppStatusError};
+pub use self::apps::{AppReporter, AppStatusError, AppStatusReport};
+pub use self::logs::{LogsError, LogsStored, NO_TEXT, clean_log_line};
 pub use self::resources_monitoring::AlertLimits;
 use self::session::Session;
 pub use self::stats_reporter::StatsReport;

@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::resources_monitoring::Monitoring;
-use super::{AgentApi, agent_error};
+use super::{AgentApi, AgentServices, agent_error};
+use crate::batch::connections::Subject;
 use crate::ids::{AgentId, TemplateId, TemplateVersionId, UserId, WorkspaceId};
 use crate::mux::Status;
-use crate::pubsub::{WorkspaceEvent, WorkspaceEventKind};
+use crate::pubsub::{PrebuildClaims, WorkspaceEvent, WorkspaceEventKind};
 use crate::store::{Agent, Authenticated, Monitors, StoreError, Workspace};
 
 #[derive(Debug)]
@@ -175,14 +176,34 @@ impl AgentApi {
 
     /// Tells who follows the owner's workspaces.
     pub(super) fn publish(&self, kind: WorkspaceEventKind) {
+        self.services.publish(self.subject(), kind);
+    }
+
+    /// Whose session it is.
+    pub(super) fn subject(&self) -> Subject {
+        Subject {
+            agent_id: self.session.agent_id,
+            workspace_id: self.session.workspace_id,
+            owner_id: self.session.owner_id,
+        }
+    }
+}
+
+impl AgentServices {
+    /// Tells who follows the owner's workspaces.
+    pub(super) fn publish(&self, subject: Subject, kind: WorkspaceEventKind) {
         let event = WorkspaceEvent {
             kind,
-            workspace_id: self.session.workspace_id,
-            agent_id: Some(self.session.agent_id),
+            workspace_id: subject.workspace_id,
+            agent_id: Some(subject.agent_id),
         };
-        self.services
-            .parts
+        self.parts
             .pubsub
-            .publish_workspace_event(self.session.owner_id, &event);
+            .publish_workspace_event(subject.owner_id, &event);
+    }
+
+    /// Follows the claims of a prebuilt workspace from now on.
+    pub fn prebuild_claims(&self, workspace: WorkspaceId) -> PrebuildClaims {
+        self.parts.pubsub.prebuild_claims(workspace)
     }
 }

@@ -18,6 +18,7 @@ mod logs;
 mod manifest;
 mod notifications;
 mod open;
+mod owner_secrets;
 mod retention;
 mod row;
 mod seed;
@@ -45,6 +46,7 @@ use crate::store::{
     AppBeforeStatus, AppHealth, AppWithHealth, MonitorUpdate, NewAppStatus, NewNotification,
     NotificationRecipient,
 };
+use crate::store::{ExternalAuthLink, GitSshKey, LinkRefusal, LinkRenewal};
 
 /// Connections for reading. Reads are short and mostly of cached pages, so more would wait for the same cores.
 const READERS: u32 = 4;
@@ -69,6 +71,7 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         events::STATEMENTS,
         logs::STATEMENTS,
         manifest::STATEMENTS,
+        owner_secrets::STATEMENTS,
         retention::STATEMENTS,
         notifications::STATEMENTS,
         subagents::STATEMENTS,
@@ -242,6 +245,26 @@ impl Store for SqliteStore {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         boundary_usage::upsert(&self.database, replica, usage, now).await
+    }
+
+    async fn git_ssh_key(&self, user: UserId) -> Result<GitSshKey, StoreError> {
+        owner_secrets::git_ssh_key(&self.database, user).await
+    }
+
+    async fn external_auth_link(
+        &self,
+        provider: &str,
+        user: UserId,
+    ) -> Result<Option<ExternalAuthLink>, StoreError> {
+        owner_secrets::link(&self.database, provider, user).await
+    }
+
+    async fn renew_external_auth_link(&self, renewal: &LinkRenewal) -> Result<bool, StoreError> {
+        owner_secrets::renew_link(&self.database, renewal).await
+    }
+
+    async fn refuse_external_auth_link(&self, refusal: &LinkRefusal) -> Result<(), StoreError> {
+        owner_secrets::refuse_link(&self.database, refusal).await
     }
 
     async fn insert_stats(&self, stats: &[AgentStat]) -> Result<(), StoreError> {

@@ -50,6 +50,19 @@ pub struct AppReporter {
     pub workspace: Option<Arc<Workspace>>,
 }
 
+/// What an app says of itself.
+#[derive(Clone, Debug)]
+pub struct AppStatusReport {
+    /// Which app.
+    pub slug: String,
+    /// What it is doing; an error is a state that does not exist, as the peer wrote it.
+    pub state: Result<AppStatusState, String>,
+    /// What it says, at most 160 bytes.
+    pub message: String,
+    /// Where there is more; may be empty.
+    pub uri: String,
+}
+
 /// Why a status was refused: an HTTP answer, which on an RPC travels as its text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct AppStatusError {
@@ -111,7 +124,13 @@ impl AgentApi {
             owner_id: session.owner_id,
             workspace: session.cached_workspace(),
         };
-        let updated = self.services.update_app_status(&reporter, request).await;
+        let report = AppStatusReport {
+            slug: request.slug,
+            state: state(request.state),
+            message: request.message,
+            uri: request.uri,
+        };
+        let updated = self.services.update_app_status(&reporter, report).await;
         updated.map_err(|error| Status::message(error.to_string()))?;
         Ok(proto::UpdateAppStatusResponse {})
     }
@@ -123,13 +142,16 @@ impl AgentServices {
     pub async fn update_app_status(
         &self,
         reporter: &AppReporter,
-        request: proto::UpdateAppStatusRequest,
+        report: AppStatusReport,
     ) -> Result<(), AppStatusError> {
-        let state = check(&request)?;
         let parts = &self.parts;
-        let proto::UpdateAppStatusRequest {
-            slug, message, uri, ..
-        } = request;
+        let AppStatusReport {
+            slug,
+            state,
+            message,
+            uri,
+        } = report;
+        let state = check(&message, &uri, state)?;
         let read = parts
             .patience
             .call(slug.len() + uri.len(), || {
@@ -253,28 +275,36 @@ impl AgentServices {
 const MESSAGE_DETAIL: &str = "Message must be less than 160 characters.";
 const URI_DETAIL: &str = "URI must be at most 8192 bytes.";
 
-/// What needs no row to be refused.
-fn check(request: &proto::UpdateAppStatusRequest) -> Result<AppStatusState, AppStatusError> {
-    if request.message.len() > MAX_MESSAGE {
-        let error = AppStatusError::bad_request("Message is too long.", MESSAGE_DETAIL.to_owned());
-        return Err(error.invalid("message", MESSAGE_DETAIL));
-    }
-    if request.uri.len() > MAX_URI {
-        let error = AppStatusError::bad_request("URI is too long.", URI_DETAIL.to_owned());
-        return Err(error.invalid("uri", URI_DETAIL));
-    }
-    match Proto::try_from(request.state) {
+/// A state as it travels on an RPC.
+fn state(number: i32) -> Result<AppStatusState, String> {
+    match Proto::try_from(number) {
         Ok(Proto::Working) => Ok(AppStatusState::Working),
         Ok(Proto::Idle) => Ok(AppStatusState::Idle),
         Ok(Proto::Complete) => Ok(AppStatusState::Complete),
         Ok(Proto::Failure) => Ok(AppStatusState::Failure),
-        Err(_) => {
-            let state = enum_name::<Proto>(request.state, Proto::as_str_name);
-            let detail = format!("invalid state: \"{state}\"");
-            let error = AppStatusError::bad_request("Invalid state provided.", detail);
-            Err(error.invalid("state", "State must be one of: complete, failure, working, idle."))
-        }
+        Err(_) => Err(enum_name::<Proto>(number, Proto::as_str_name)),
     }
+}
+
+/// What needs no row to be refused.
+fn check(
+    message: &str,
+    uri: &str,
+    state: Result<AppStatusState, String>,
+) -> Result<AppStatusState, AppStatusError> {
+    if message.len() > MAX_MESSAGE {
+        let error = AppStatusError::bad_request("Message is too long.", MESSAGE_DETAIL.to_owned());
+        return Err(error.invalid("message", MESSAGE_DETAIL));
+    }
+    if uri.len() > MAX_URI {
+        let error = AppStatusError::bad_request("URI is too long.", URI_DETAIL.to_owned());
+        return Err(error.invalid("uri", URI_DETAIL));
+    }
+    state.map_err(|state| {
+        let detail = format!("invalid state: {}", quote(state));
+        let error = AppStatusError::bad_request("Invalid state provided.", detail);
+        error.invalid("state", "State must be one of: complete, failure, working, idle.")
+    })
 }
 
 /// The name of the task whose owner shall hear of the new state, if there is one.

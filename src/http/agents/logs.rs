@@ -1,0 +1,140 @@
+//! `POST log-source` and `PATCH logs`: lines of tools that do not speak the agents' protocol.
+//!
+//! Source of the texts: coder/coder `coderd/workspaceagents.go` (`workspaceAgentPostLogSource`,
+//! `patchWorkspaceAgentLogs`).
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::super::error::{ApiError, json, json_with};
+use super::super::{App, SessionHost, auth};
+use super::body::{self, without_nul};
+use super::{caller, subject};
+use crate::ids::{AgentId, LogSourceId};
+use crate::mux::quote;
+use crate::services::agent::{LogsError, LogsStored, NO_TEXT, clean_log_line};
+use crate::store::{LogLevel, LogLine};
+
+#[derive(Deserialize)]
+struct NewSource {
+    #[serde(default)]
+    id: Uuid,
+    #[serde(default)]
+    display_name: String,
+    #[serde(default)]
+    icon: String,
+}
+
+#[derive(Serialize)]
+struct Source {
+    workspace_agent_id: AgentId,
+    id: LogSourceId,
+    created_at: String,
+    display_name: String,
+    icon: String,
+}
+
+/// A source that exists already is answered as asked for.
+pub(super) async fn post_source<H: SessionHost>(
+    State(app): State<Arc<App<H>>>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let (request, body) = request.into_parts();
+    let (host, authenticated) = caller(&app, &request).await?;
+    let body = body::read(&app, body).await?;
+    let source: NewSource = body.json("\u{fffd}")?;
+    without_nul("display_name", &source.display_name)?;
+    without_nul("icon", &source.icon)?;
+    let (agent, id) = (authenticated.agent.id, LogSourceId(source.id));
+    let inserted = host
+        .agents()
+        .insert_log_source(agent, id, source.display_name, source.icon);
+    let source = auth::in_time(&app.clock, inserted)
+        .await
+        .map_err(|error| ApiError::internal("An internal server error occurred.", &error))?;
+    let source = Source {
+        workspace_agent_id: source.agent_id,
+        id: source.id,
+        created_at: source.created_at.to_string(),
+        display_name: source.display_name,
+        icon: source.icon,
+    };
+    Ok(json_with(StatusCode::CREATED, &source))
+}
+
+#[derive(Deserialize)]
+struct NewLogs {
+    #[serde(default)]
+    log_source_id: Uuid,
+    #[serde(default)]
+    logs: Option<Vec<NewLine>>,
+}
+
+#[derive(Deserialize)]
+struct NewLine {
+    #[serde(default)]
+    output: String,
+    #[serde(default)]
+    level: String,
+}
+
+pub(super) async fn patch<H: SessionHost>(
+    State(app): State<Arc<App<H>>>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let (request, body) = request.into_parts();
+    let (host, authenticated) = caller(&app, &request).await?;
+    let body = body::read(&app, body).await?;
+    let NewLogs { log_source_id, logs } = body.json(NO_TEXT)?;
+    let logs = logs.unwrap_or_default();
+    if logs.is_empty() {
+        return Err(ApiError::new(StatusCode::BAD_REQUEST, "No logs provided."));
+    }
+    let lines = logs.into_iter().map(line).collect::<Result<Vec<_>, _>>()?;
+    if log_source_id.is_nil() {
+        let made = host.agents().insert_external_source(authenticated.agent.id);
+        auth::in_time(&app.clock, made)
+            .await
+            .map_err(|error| ApiError::internal("Failed to create external log source.", &error))?;
+    }
+    let stored = host
+        .agents()
+        .store_logs(subject(&authenticated), LogSourceId(log_source_id), lines);
+    // The store's errors and the others' are told apart again below.
+    let stored = auth::in_time(&app.clock, async {
+        match stored.await {
+            Ok(stored) => Ok(Ok(stored)),
+            Err(LogsError::Store(error)) => Err(error),
+            Err(error) => Ok(Err(error)),
+        }
+    });
+    let failed =
+        |error: &dyn std::fmt::Display| ApiError::internal("Failed to upload logs", &error.to_string());
+    match stored.await {
+        Ok(Ok(LogsStored::Stored)) => Ok(json(&())),
+        Ok(Ok(LogsStored::LimitReached)) => Err(ApiError::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "Logs limit exceeded",
+        )),
+        Ok(Err(error)) => Err(failed(&error)),
+        Err(error) => Err(failed(&error)),
+    }
+}
+
+/// A line without level comes from a tool of before levels.
+fn line(line: NewLine) -> Result<LogLine, ApiError> {
+    let level = match line.level.as_str() {
+        "" => Some(LogLevel::Info),
+        label => LogLevel::from_label(label),
+    };
+    let level = level.ok_or_else(|| {
+        let detail = format!("invalid log level: {}", quote(&line.level));
+        ApiError::new(StatusCode::BAD_REQUEST, "Invalid log level provided.").detail(detail)
+    })?;
+    Ok(clean_log_line(line.output, level))
+}

@@ -1,0 +1,289 @@
+//! Log sources and log lines of tools.
+
+use serde_json::{Value, json};
+
+use super::kit::{self, Kit};
+
+const SOURCE: &str = "11111111-1111-4111-8111-111111111111";
+
+const LINES: &str =
+    "SELECT output || '/' || level || '/' || lower(hex(log_source_id)) FROM workspace_agent_logs ORDER BY id";
+
+async fn owner_events(kit: &Kit) -> crate::pubsub::Subscription {
+    let owner = kit.value("SELECT lower(hex(id)) FROM users").await;
+    let owner: uuid::Uuid = owner.parse().unwrap();
+    kit.pubsub.subscribe(&format!("workspace_owner:{owner}"))
+}
+
+fn kinds(events: &mut crate::pubsub::Subscription) -> Vec<String> {
+    let mut kinds = Vec::new();
+    while let Some(payload) = events.try_next() {
+        let event: Value = serde_json::from_str(&payload.unwrap()).unwrap();
+        kinds.push(event["kind"].as_str().unwrap().to_owned());
+    }
+    kinds
+}
+
+#[tokio::test]
+async fn conn_067_a_log_source_is_made_once_and_answered_twice() {
+    let kit = Kit::new().await;
+    let body = json!({ "id": SOURCE, "display_name": "Startup <1>", "icon": "/i.svg", "later": 1 });
+    for display_name in ["Startup <1>", "Another"] {
+        let mut body = body.clone();
+        body["display_name"] = display_name.into();
+        let answer = kit.send("POST", "log-source", &body.to_string()).await;
+        assert_eq!(answer.status, 201);
+        let mut source = answer.json();
+        let created_at = source.as_object_mut().unwrap().remove("created_at").unwrap();
+        assert!(
+            created_at.as_str().unwrap().starts_with("2026-03-20T12:00:0"),
+            "{created_at}"
+        );
+        let expected = json!({
+            "workspace_agent_id": kit.agent().await, "id": SOURCE, "display_name": display_name, "icon": "/i.svg",
+        });
+        assert_eq!(source, expected);
+    }
+    let stored = format!(
+        "SELECT display_name || icon FROM workspace_agent_log_sources WHERE id = x'{}'",
+        SOURCE.replace('-', "")
+    );
+    assert_eq!(kit.value(&stored).await, "Startup <1>/i.svg");
+}
+
+#[tokio::test]
+async fn a_log_source_that_the_store_refuses_is_an_error() {
+    let kit = Kit::new().await;
+    let body = json!({ "id": SOURCE, "display_name": "x".repeat(128) });
+    let answer = kit.send("POST", "log-source", &body.to_string()).await;
+    assert_eq!(
+        (answer.status, answer.message().as_str()),
+        (500, "An internal server error occurred.")
+    );
+    for field in ["display_name", "icon"] {
+        let body = json!({ "id": SOURCE, field: "a\0" });
+        let expected = format!(
+            r#"{{"message":"Validation failed.","validations":[{{"field":"{field}","detail":"must not contain NUL"}}]}}"#
+        );
+        kit.send("POST", "log-source", &body.to_string())
+            .await
+            .assert_json(400, &expected);
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_json_is_refused_in_the_words_of_go() {
+    let kit = Kit::new().await;
+    for (body, detail) in [
+        ("", "EOF"),
+        (" \n", "EOF"),
+        ("{", "unexpected EOF"),
+        (r#"{"logs":["#, "unexpected EOF"),
+        ("nonsense", "expected ident at line 1 column 2"),
+        (
+            r#"{"id":5,"logs":{}}"#,
+            r"invalid type: map, expected a sequence at line 1 column 15",
+        ),
+    ] {
+        let detail = json!(detail);
+        kit.send("PATCH", "logs", body).await.assert_json(
+            400,
+            &format!(r#"{{"message":"Request body must be valid JSON.","detail":{detail}}}"#),
+        );
+    }
+    let behind = format!(r#"{{"id":"{SOURCE}"}} and more"#);
+    assert_eq!(
+        kit.send("POST", "log-source", &behind).await.status,
+        201,
+        "Go looks no further"
+    );
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_is_refused() {
+    let kit = Kit::new().await;
+    let line = "x".repeat(4 << 20);
+    let body = json!({ "logs": [{ "output": line }] }).to_string();
+    let answer = kit.send("PATCH", "logs", &body).await;
+    answer.assert_json(
+        413,
+        r#"{"message":"Request body is too large.","detail":"A request body may have 4194304 bytes."}"#,
+    );
+    assert_eq!(kit.value(LINES).await, "");
+}
+
+#[tokio::test]
+async fn bodies_share_a_bounded_memory_and_give_it_back() {
+    let kit = Kit::new().await;
+    let body = json!({ "logs": [{ "output": "x".repeat(100_000) }] }).to_string();
+    let all = kit.app.exhaust_body_memory();
+    kit.send("PATCH", "logs", &body)
+        .await
+        .assert_json(503, r#"{"message":"Too many large requests are at work."}"#);
+    drop(all);
+    let room = kit.app.body_room();
+    assert_eq!(kit.send("PATCH", "logs", &body).await.status, 200);
+    assert_eq!(kit.app.body_room(), room);
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_not_waited_for() {
+    kit::driven(async {
+        let kit = Kit::new().await;
+        let mut stream = kit.open_body("PATCH", "logs", 100).await;
+        // The body's timer starts once the request is authenticated.
+        kit::until(|| kit.store.calls("authenticate") == 1).await;
+        let mut answer = String::new();
+        let reading = tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut answer);
+        let moving = async {
+            loop {
+                for _ in 0..1_000 {
+                    tokio::task::yield_now().await;
+                }
+                tokio::time::advance(std::time::Duration::from_millis(500)).await;
+            }
+        };
+        tokio::select! {
+            read = reading => { read.unwrap(); }
+            () = moving => {}
+        }
+        assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+        assert!(
+            answer.ends_with("{\"message\":\"Request body did not come in time.\"}\n"),
+            "{answer}"
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn lines_are_stored_in_order_and_told_of() {
+    let kit = Kit::new().await;
+    let mut events = owner_events(&kit).await;
+    let mut log = kit.pubsub.subscribe(&format!("agent-logs:{}", kit.agent().await));
+    let levels = ["", "trace", "debug", "info", "warn", "error"];
+    let lines: Vec<_> = levels
+        .iter()
+        .map(|level| json!({ "created_at": "2020-01-01T00:00:00Z", "output": format!("o{level}"), "level": level }))
+        .collect();
+    let body = json!({ "log_source_id": SOURCE, "logs": lines });
+    let before = kit.statements();
+    kit.send("PATCH", "logs", &body.to_string())
+        .await
+        .assert_json(200, "null");
+    // Authentication, the length, the lines.
+    assert_eq!(kit.statements() - before, 3);
+    let source = SOURCE.replace('-', "");
+    let expected: Vec<_> = levels
+        .iter()
+        .map(|level| {
+            format!(
+                "o{level}/{}/{source}",
+                if level.is_empty() { "info" } else { level }
+            )
+        })
+        .collect();
+    assert_eq!(kit.value(LINES).await, expected.join(","));
+    assert_eq!(&*log.try_next().unwrap().unwrap(), r#"{"created_after":0}"#);
+    assert_eq!(kinds(&mut events), ["agt_first_logs"]);
+}
+
+#[tokio::test]
+async fn lines_without_a_source_are_external_ones() {
+    let kit = Kit::new().await;
+    for _ in 0..2 {
+        let answer = kit.send("PATCH", "logs", r#"{"logs":[{"output":"x"}]}"#).await;
+        assert_eq!(answer.status, 200);
+    }
+    let line = "x/info/3b579bf41ed84b9987a8e9a1e3410410";
+    assert_eq!(kit.value(LINES).await, [line, line].join(","));
+    let source =
+        "SELECT display_name || icon FROM workspace_agent_log_sources WHERE display_name = 'External'";
+    assert_eq!(kit.value(source).await, "External/emojis/1f310.png");
+}
+
+#[tokio::test]
+async fn what_no_store_keeps_is_replaced_before_lengths_count() {
+    let kit = Kit::new().await;
+    let mut body = br#"{"logs":[{"output":"a\u0000b"#.to_vec();
+    body.extend_from_slice(b"\xff\xfec\"}]}");
+    assert_eq!(kit.send_bytes("PATCH", "logs", &body).await.status, 200);
+    assert_eq!(
+        kit.value("SELECT output FROM workspace_agent_logs").await,
+        "a❌b❌c"
+    );
+    assert_eq!(kit.value("SELECT logs_length FROM workspace_agents").await, "9");
+}
+
+#[tokio::test]
+async fn no_lines_and_unknown_levels_are_refused_and_write_nothing() {
+    let kit = Kit::new().await;
+    for body in ["{}", r#"{"logs":[]}"#, r#"{"logs":null}"#] {
+        kit.send("PATCH", "logs", body)
+            .await
+            .assert_json(400, r#"{"message":"No logs provided."}"#);
+    }
+    kit.send(
+        "PATCH",
+        "logs",
+        r#"{"logs":[{"output":"x"},{"output":"y","level":"fatal"}]}"#,
+    )
+    .await
+    .assert_json(
+        400,
+        r#"{"message":"Invalid log level provided.","detail":"invalid log level: \"fatal\""}"#,
+    );
+    assert_eq!(
+        kit.store.calls("insert_logs") + kit.store.calls("insert_log_source"),
+        0
+    );
+}
+
+#[tokio::test]
+async fn a_full_log_is_413_and_told_of_once() {
+    let kit = Kit::new().await;
+    kit.value("UPDATE workspace_agents SET logs_length = 1048576")
+        .await;
+    let mut events = owner_events(&kit).await;
+    for _ in 0..2 {
+        kit.send("PATCH", "logs", r#"{"logs":[{"output":"x"}]}"#)
+            .await
+            .assert_json(413, r#"{"message":"Logs limit exceeded"}"#);
+    }
+    assert_eq!(kinds(&mut events), ["agt_logs_overflow"]);
+    assert_eq!(
+        kit.value("SELECT logs_overflowed FROM workspace_agents").await,
+        "1"
+    );
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_is_told_within_two_seconds() {
+    kit::driven(async {
+        let kit = Kit::new().await;
+        kit.store.fail("insert_logs", kit::away());
+        let body = format!(r#"{{"log_source_id":"{SOURCE}","logs":[{{"output":"x"}}]}}"#);
+        let asking = kit.send("PATCH", "logs", &body);
+        let start = tokio::time::Instant::now();
+        let moving = async {
+            kit::until(|| kit.store.calls("insert_logs") > 0).await;
+            loop {
+                tokio::time::advance(std::time::Duration::from_millis(50)).await;
+                for _ in 0..20 {
+                    tokio::task::yield_now().await;
+                }
+            }
+        };
+        let answer = tokio::select! {
+            answer = asking => answer,
+            () = moving => unreachable!("it does not end"),
+        };
+        answer.assert_json(
+            500,
+            r#"{"message":"Failed to upload logs","detail":"context deadline exceeded"}"#,
+        );
+        // The answer takes a moment to arrive, while time is being moved.
+        assert!(kit.store.calls("insert_logs") > 1 && start.elapsed() >= std::time::Duration::from_secs(2));
+    })
+    .await;
+}
