@@ -14,6 +14,11 @@ fn main() -> io::Result<()> {
     prost_build::Config::new()
         // Equal nodes must encode to equal bytes, which is how the coordinator compares them.
         .btree_map([".coder.tailnet.v2.Node"])
+        // Read up to a bound; see `src/proto/bounded.rs`.
+        .extern_path(
+            ".coder.tailnet.v2.TelemetryRequest",
+            "crate::proto::tailnet::TelemetryRequest",
+        )
         // Holds a token; src/proto.rs has a Debug that does not show it.
         .skip_debug([".coder.agent.v2.SubAgent"])
         .service_generator(Box::new(Generator))

@@ -27,6 +27,9 @@ pub use external_auth::read_providers;
 pub use file::{ConfigError, ConfigFile};
 pub use layers::{describe, layer};
 
+/// Largest id of a DERP region: a node tells its home region as 32 bits, and the regions of STUN servers come behind.
+const MAX_REGION: i64 = 1_000_000_000;
+
 /// What every verb that opens the store needs.
 #[derive(Args, Clone, Debug)]
 pub struct CommonConfig {
@@ -56,7 +59,7 @@ pub struct CommonConfig {
         long = "access-url",
         env = "CODER_ACCESS_URL",
         value_name = "URL",
-        value_parser = parse_access_url
+        value_parser = parse_http_url
     )]
     pub access_url: Option<Url>,
 
@@ -137,6 +140,47 @@ pub struct Config {
         value_name = "FILE"
     )]
     pub derp_config_path: Option<PathBuf>,
+
+    /// URL of the DERP map, in Tailscale's JSON form.
+    #[arg(
+        id = "networking.derp.url",
+        long = "derp-config-url",
+        env = "CODER_DERP_CONFIG_URL",
+        value_name = "URL",
+        value_parser = parse_http_url
+    )]
+    pub derp_config_url: Option<Url>,
+
+    /// Id of the DERP region that stands at the access URL when no map is given; those of STUN servers follow it.
+    #[arg(
+        id = "networking.derp.regionID",
+        long = "derp-server-region-id",
+        env = "CODER_DERP_SERVER_REGION_ID",
+        value_name = "ID",
+        default_value_t = 999,
+        value_parser = clap::value_parser!(i64).range(1..=MAX_REGION)
+    )]
+    pub derp_server_region_id: i64,
+
+    /// Code of that region.
+    #[arg(
+        id = "networking.derp.regionCode",
+        long = "derp-server-region-code",
+        env = "CODER_DERP_SERVER_REGION_CODE",
+        value_name = "CODE",
+        default_value = "drpcd"
+    )]
+    pub derp_server_region_code: String,
+
+    /// Name of that region.
+    #[arg(
+        id = "networking.derp.regionName",
+        long = "derp-server-region-name",
+        env = "CODER_DERP_SERVER_REGION_NAME",
+        value_name = "NAME",
+        default_value = "drpcd"
+    )]
+    pub derp_server_region_name: String,
 
     /// STUN servers, each as a region of its own behind the default one; `disable` for none.
     #[arg(
@@ -449,7 +493,7 @@ pub fn bare_access_url() -> Url {
     default_access_url(SocketAddr::from(([127, 0, 0, 1], 3000)))
 }
 
-fn parse_access_url(text: &str) -> Result<Url, String> {
+fn parse_http_url(text: &str) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|error| error.to_string())?;
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
         return Err("must be an http or https URL".to_owned());

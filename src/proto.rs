@@ -7,6 +7,8 @@
 
 use std::fmt;
 
+mod bounded;
+
 mod coder {
     pub(crate) mod agent {
         pub mod v2 {
@@ -16,6 +18,8 @@ mod coder {
 
     pub(crate) mod tailnet {
         pub mod v2 {
+            pub use crate::proto::bounded::{MAX_TELEMETRY_EVENTS, TelemetryRequest};
+
             include!(concat!(env!("OUT_DIR"), "/coder.tailnet.v2.rs"));
         }
     }

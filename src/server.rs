@@ -6,6 +6,7 @@ mod limits;
 mod parts;
 mod retention;
 mod session;
+mod tailnet;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -123,10 +124,13 @@ impl Server {
             Some(seed) => store.seed(seed, clock.now()).await.map_err(StartError::Seed)?,
             None => Vec::new(),
         };
-        let parts = Parts::build(&config, &access_url, &clock, &store)?;
+        let parts = Parts::build(&config, &access_url, &clock, &store).await?;
         if let Some(listener) = metrics_listener {
             let metrics = parts.metrics.clone();
-            listeners.spawn(listener, http::metrics_router(move || metrics.text()), &clock);
+            let tailnet = Arc::clone(&parts.tailnet);
+            let router =
+                http::introspection_router(move || metrics.text(), move |most| tailnet.snapshot(most));
+            listeners.spawn(listener, router, &clock);
         }
         announce(&config, &access_url, address, &parts);
         app.open(Host::new(&parts));
@@ -171,7 +175,7 @@ fn announce(config: &Config, access_url: &Url, address: SocketAddr, parts: &Part
     if loopback {
         tracing::warn!(%access_url, "the access URL is a loopback address: only agents on this machine can use it");
     }
-    if config.derp_config_path.is_none() {
+    if config.derp_config_path.is_none() && config.derp_config_url.is_none() {
         tracing::warn!("no DERP map is configured: direct connections only");
     }
 }

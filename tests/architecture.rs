@@ -116,6 +116,7 @@ fn services_never_see_frames_or_http() {
         "mux::packet",
         "axum",
         "hyper",
+        "reqwest",
         "tungstenite",
     ];
     forbid(
@@ -132,7 +133,7 @@ fn only_http_knows_http_and_websocket() {
         "HTTP is named only in http/",
         &["src"],
         &["src/http"],
-        &["axum::", "hyper::", "tungstenite::"],
+        &["axum::", "hyper::", "reqwest::", "tungstenite::"],
     );
 }
 

@@ -5,6 +5,7 @@
 mod support;
 
 use std::fs::Permissions;
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -273,6 +274,65 @@ fn logs_can_be_json_in_a_file() {
     assert_eq!(first["fields"]["message"], "drpcd is starting");
 }
 
+/// Serves one answer to whoever asks, for as long as the test runs.
+fn site(body: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                head.push(byte[0]);
+            }
+            let length = body.len();
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+            stream.write_all((head + body).as_bytes()).unwrap();
+        }
+    });
+    format!("http://{address}/map")
+}
+
+#[test]
+fn a_derp_map_can_come_from_a_url() {
+    let map = r#"{"Regions": {"7": {"RegionID": 7, "Nodes": [{"Name": "7a", "RegionID": 7, "HostName": "derp.example.com"}]}}}"#;
+    let data = Data::new(EXAMPLE_SEED);
+    let stun = "--derp-server-stun-addresses=stun.example.com:3478";
+    let server = data.serve(&["--derp-config-url", &site(map), stun]);
+    assert_eq!(server.stop(), Some(0));
+    assert!(data.log().contains("derp_regions=2"), "{}", data.log());
+    assert!(!data.log().contains("no DERP map is configured"));
+}
+
+#[test]
+fn a_derp_map_that_cannot_be_served_keeps_the_server_from_starting() {
+    let both = [
+        "--derp-config-url",
+        "http://127.0.0.1:1/",
+        "--derp-config-path",
+        "/nowhere",
+    ];
+    for (flags, text) in [
+        (
+            &both[..],
+            "a remote URL or local path must be specified, not both",
+        ),
+        (&both[..2], "get derpmap: "),
+        (&both[2..], "read derpmap from \"/nowhere\": "),
+    ] {
+        let data = Data::new(EXAMPLE_SEED);
+        let directory = data.path().to_str().unwrap();
+        let mut args = vec!["server", "--data-dir", directory, "--http-address", "127.0.0.1:0"];
+        args.extend(flags);
+        let output = run(&args);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains(text), "{stderr}");
+    }
+}
+
 #[test]
 fn metrics_are_served_where_they_are_asked_for() {
     let data = Data::new(EXAMPLE_SEED);
@@ -291,6 +351,23 @@ fn metrics_are_served_where_they_are_asked_for() {
     let counted = |line: &str| read().body.lines().any(|other| other == line);
     support::eventually(|| counted("drpcd_sessions 1")).unwrap();
     assert!(counted("drpcd_sessions_started_total 1"));
+    for line in [
+        "drpcd_derp_map_version 1.0",
+        "drpcd_derp_map_age_seconds 0.0",
+        "drpcd_network_events_dropped_total 0.0",
+        "drpcd_tailnet_peers 0.0",
+        "drpcd_tailnet_tunnels 0.0",
+    ] {
+        assert!(counted(line), "{line}\n{}", read().body);
+    }
+    let page = get(&format!("http://{address}"), "/debug/coordinator", "");
+    assert!(page.head.contains("content-type: text/html; charset=utf-8\r\n"));
+    assert!(page.body.contains("<h2>peers: 0</h2>"), "{}", page.body);
+    assert_eq!(
+        server.get("/debug/coordinator").status,
+        404,
+        "not where agents come"
+    );
     let metrics = read();
     assert!(
         metrics

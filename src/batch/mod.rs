@@ -7,6 +7,7 @@ pub mod boundary_usage;
 pub mod connections;
 pub mod last_used;
 pub mod metadata;
+pub mod network_events;
 pub mod stats;
 
 /// What a batch that is still not written at the end of its time failed with.

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use super::outbox::{Next, Outbox};
 use super::request::Request;
 use super::tunnels::{MAX_TUNNELS, Tunnels, shrink};
-use super::{EncodedNode, PeerId};
+use super::{EncodedNode, PeerId, PeerSnapshot, Snapshot};
+use crate::clock::Instant;
 use crate::proto::tailnet::coordinate_response::peer_update::Kind;
 
 /// What a peer is told whose id has connected again.
@@ -37,6 +38,11 @@ pub(super) struct Core {
 #[derive(Debug)]
 struct Peer {
     epoch: Epoch,
+    name: Arc<str>,
+    connected_at: Instant,
+    told_at: Option<Instant>,
+    /// Connections that this one is the last of.
+    overwrites: u32,
     node: Option<Arc<EncodedNode>>,
     outbox: Outbox,
     /// Stands in `woken`, or was woken and has not asked since.
@@ -54,7 +60,7 @@ impl Core {
     }
 
     /// Connects a peer and tells it of all tunnel peers that have a node. The others hear of it once it has one.
-    pub(super) fn connect(&mut self, id: PeerId) -> Epoch {
+    pub(super) fn connect(&mut self, id: PeerId, name: &str, now: Instant) -> Epoch {
         let epoch = self.next_epoch;
         self.next_epoch += 1;
         let mut outbox = Outbox::default();
@@ -68,8 +74,13 @@ impl Core {
                 outbox.tell_node(other, node, "init");
             }
         }
+        let overwrites = self.peers.get(&id).map_or(0, |peer| peer.overwrites + 1);
         let peer = Peer {
             epoch,
+            name: name.into(),
+            connected_at: now,
+            told_at: None,
+            overwrites,
             node: None,
             outbox,
             woken: false,
@@ -195,11 +206,15 @@ impl Core {
     }
 
     /// What a connection says next.
-    pub(super) fn next(&mut self, id: PeerId, epoch: Epoch) -> Next {
+    pub(super) fn next(&mut self, id: PeerId, epoch: Epoch, now: Instant) -> Next {
         match self.peers.get_mut(&id) {
             Some(peer) if peer.epoch == epoch => {
                 peer.woken = false;
-                peer.outbox.next()
+                let next = peer.outbox.next();
+                if matches!(next, Next::Response(_)) {
+                    peer.told_at = Some(now);
+                }
+                next
             }
             _ => self.ended.get_mut(&epoch).map_or(Next::Ended, Outbox::next),
         }
@@ -220,6 +235,29 @@ impl Core {
             self.keep_ended(peer);
         }
         self.tunnels = Tunnels::default();
+    }
+
+    /// See [`super::Coordinator::snapshot`].
+    pub(super) fn snapshot(&self, most: usize, now: Instant) -> Snapshot {
+        let since = |then: Instant| now.saturating_duration_since(then);
+        let peers = self.peers.iter().take(most).map(|(&id, peer)| PeerSnapshot {
+            id,
+            name: Arc::clone(&peer.name),
+            age: since(peer.connected_at),
+            last_write: peer.told_at.map(since),
+            overwrites: peer.overwrites,
+            node: peer.node.clone(),
+        });
+        let mut peers: Vec<_> = peers.collect();
+        peers.sort_by_key(|peer| peer.id);
+        let mut tunnels: Vec<_> = self.tunnels.iter().take(most).collect();
+        tunnels.sort();
+        Snapshot {
+            peers,
+            tunnels,
+            total_peers: self.peers.len(),
+            total_tunnels: self.tunnels.len(),
+        }
     }
 
     /// Peers and ended connections that there is room for.

@@ -14,15 +14,19 @@ use super::core::{Core, Epoch};
 use super::outbox::Next;
 use super::request::Request;
 use super::tunnels::shrink;
-use super::{Connection, CoordinateError, Coordinator, PeerId, Response};
+use super::{Connection, CoordinateError, Coordinator, PeerId, Response, Snapshot};
+use crate::clock::Clock;
 use crate::proto::tailnet::{CoordinateRequest, Node};
 
 /// Handshakes that are taken with the lock held once. An honest list answers one response, so it has no more.
 const HANDSHAKES_AT_ONCE: usize = 1_024;
 
 /// A coordinator in memory. Cheap to clone.
-#[derive(Clone, Default)]
-pub struct MemoryCoordinator(Arc<Mutex<State>>);
+#[derive(Clone)]
+pub struct MemoryCoordinator {
+    state: Arc<Mutex<State>>,
+    clock: Clock,
+}
 
 #[derive(Default)]
 struct State {
@@ -33,13 +37,16 @@ struct State {
 
 impl MemoryCoordinator {
     /// A coordinator without peers.
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(clock: Clock) -> Self {
+        Self {
+            state: Arc::default(),
+            clock,
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         // A panic in the core concerns one request; what it left is still a coordinator.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the core, then wakes whom that concerns.
@@ -77,7 +84,8 @@ impl fmt::Debug for MemoryCoordinator {
 #[async_trait]
 impl Coordinator for MemoryCoordinator {
     fn connect(&self, id: PeerId, name: &str) -> Box<dyn Connection> {
-        let epoch = self.change(|core| core.connect(id));
+        let now = self.clock.monotonic();
+        let epoch = self.change(|core| core.connect(id, name, now));
         tracing::debug!(peer = %id, name, "coordinating");
         Box::new(MemoryConnection {
             coordinator: self.clone(),
@@ -89,6 +97,11 @@ impl Coordinator for MemoryCoordinator {
     async fn node(&self, id: PeerId) -> Option<Node> {
         let node = self.state().core.node(id);
         node.map(|node| node.decode())
+    }
+
+    fn snapshot(&self, most: usize) -> Snapshot {
+        let now = self.clock.monotonic();
+        self.state().core.snapshot(most, now)
     }
 
     fn close(&self) {
@@ -115,8 +128,9 @@ impl Connection for MemoryConnection {
     }
 
     fn poll_response(&self, cx: &mut Context<'_>) -> Poll<Option<Response>> {
+        let now = self.coordinator.clock.monotonic();
         let mut state = self.coordinator.state();
-        match state.core.next(self.id, self.epoch) {
+        match state.core.next(self.id, self.epoch, now) {
             Next::Response(response) => Poll::Ready(Some(response)),
             Next::Nothing => {
                 state.waiting.insert(self.epoch, cx.waker().clone());

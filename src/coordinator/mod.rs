@@ -15,6 +15,7 @@ mod tunnels;
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -89,6 +90,36 @@ pub struct Update {
     pub node: Option<Arc<EncodedNode>>,
 }
 
+/// What a coordinator knows, for people to look at.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Peers that are connected, by id.
+    pub peers: Vec<PeerSnapshot>,
+    /// Tunnels: who asked for it, to whom.
+    pub tunnels: Vec<(PeerId, PeerId)>,
+    /// All peers, shown or not.
+    pub total_peers: usize,
+    /// All tunnels, shown or not.
+    pub total_tunnels: usize,
+}
+
+/// A connected peer.
+#[derive(Clone, Debug)]
+pub struct PeerSnapshot {
+    /// Its id.
+    pub id: PeerId,
+    /// What it was called when it connected.
+    pub name: Arc<str>,
+    /// How long it has been connected.
+    pub age: Duration,
+    /// How long ago it was told something; `None` if it never was.
+    pub last_write: Option<Duration>,
+    /// Connections with its id that were replaced, one by the next.
+    pub overwrites: u32,
+    /// The node that it told last.
+    pub node: Option<Arc<EncodedNode>>,
+}
+
 /// Lets peers find each other.
 #[async_trait]
 pub trait Coordinator: fmt::Debug + Send + Sync + 'static {
@@ -99,6 +130,9 @@ pub trait Coordinator: fmt::Debug + Send + Sync + 'static {
 
     /// The node that a connected peer told last.
     async fn node(&self, id: PeerId) -> Option<Node>;
+
+    /// How things are, with at most `most` of the peers and of the tunnels, whichever they are.
+    fn snapshot(&self, most: usize) -> Snapshot;
 
     /// Ends all connections: each is told that the others are lost, and that the coordinator is closed.
     fn close(&self);

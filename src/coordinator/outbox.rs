@@ -186,6 +186,10 @@ impl Outbox {
             }
             self.place(of);
         }
+        if self.order.is_empty() {
+            // An empty tree keeps a node of it, which most peers would hold for nothing.
+            self.order = BTreeMap::new();
+        }
         if !updates.is_empty() {
             return Next::Response(Response {
                 updates,

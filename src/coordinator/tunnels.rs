@@ -59,6 +59,17 @@ impl Tunnels {
         all.copied().filter(move |other| *other != id)
     }
 
+    /// Every tunnel, in no order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (PeerId, PeerId)> {
+        let from = self.from.iter();
+        from.flat_map(|(&from, targets)| targets.iter().map(move |&to| (from, to)))
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.from.values().map(BTreeSet::len).sum()
+    }
+
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.from.is_empty() && self.to.is_empty()

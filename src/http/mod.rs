@@ -6,6 +6,7 @@
 
 mod agents;
 mod auth;
+mod debug;
 mod error;
 mod health;
 mod listener;
@@ -37,6 +38,7 @@ pub use outbound::{Outbound, OutboundError};
 pub use websocket::WebSocketPipe;
 
 use crate::clock::Clock;
+use crate::coordinator::Snapshot;
 use crate::ids::{AgentToken, UserId};
 use crate::services::agent::AgentServices;
 use crate::services::external_auth::ExternalAuth;
@@ -168,13 +170,22 @@ pub fn router<H: SessionHost>(app: Arc<App<H>>) -> Router {
         .with_state(app)
 }
 
-/// The one route of the metrics address.
-pub fn metrics_router(text: impl Fn() -> String + Clone + Send + Sync + 'static) -> Router {
+/// The routes of the metrics address. `snapshot` gets how many peers and tunnels are shown at most.
+pub fn introspection_router(
+    text: impl Fn() -> String + Clone + Send + Sync + 'static,
+    snapshot: impl Fn(usize) -> Snapshot + Clone + Send + Sync + 'static,
+) -> Router {
     let metrics = move || {
         let body = text();
         async move { ([(header::CONTENT_TYPE, OPEN_METRICS)], body) }
     };
-    Router::new().route("/metrics", get(metrics))
+    let coordinator = move || {
+        let page = debug::coordinator(&snapshot(debug::MAX_ROWS));
+        async move { page }
+    };
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/debug/coordinator", get(coordinator))
 }
 
 async fn stamp(mut response: Response) -> Response {

@@ -101,6 +101,11 @@ impl<Req: Message, Res: Message + Default> Caller<Req, Res> {
         self.call.change(|state| state.stalled = stalled);
     }
 
+    /// Whether there are requests that the handler has not taken yet.
+    pub(crate) fn has_requests(&self) -> bool {
+        self.call.change(|state| !state.requests.is_empty())
+    }
+
     /// Replies that have come.
     pub(crate) fn replies(&self) -> Vec<Res> {
         self.call.change(|state| {

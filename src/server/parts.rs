@@ -10,11 +10,13 @@ use url::Url;
 
 use super::retention;
 use super::session::SessionContext;
+use super::tailnet::{Fetch, derp_config, readings};
 use super::{ShutdownError, StartError};
 use crate::batch::boundary_usage::BoundaryUsageTracker;
 use crate::batch::connections::ConnectionTimes;
 use crate::batch::last_used::LastUsed;
 use crate::batch::metadata::MetadataBatcher;
+use crate::batch::network_events::NetworkEvents;
 use crate::batch::stats::StatsBatcher;
 use crate::clock::Clock;
 use crate::config::{Config, ConnectionLogKind, NotificationsMethod};
@@ -30,7 +32,7 @@ use crate::services::external_auth::ExternalAuth;
 use crate::services::notifications::{Enqueuer, Methods};
 use crate::services::patience::Patience;
 use crate::services::tailnet::TailnetServices;
-use crate::services::tailnet::derp::{DerpConfig, DerpMaps, DerpSource};
+use crate::services::tailnet::derp::{DerpMaps, DerpSource};
 use crate::sessions::{MonitorConfig, Sessions};
 use crate::store::{NotificationMethod, Store, StoreError};
 use crate::telemetry::agent_metrics::{self, AgentMetrics};
@@ -61,18 +63,14 @@ pub(super) struct Parts {
 
 impl Parts {
     /// Builds and starts them.
-    pub(super) fn build(
+    pub(super) async fn build(
         config: &Config,
         access_url: &Url,
         clock: &Clock,
         store: &Arc<dyn Store>,
     ) -> Result<Self, StartError> {
-        let derp = DerpSource::load(DerpConfig {
-            path: config.derp_config_path.clone(),
-            access_url: access_url.clone(),
-            stun_addresses: config.derp_server_stun_addresses.clone(),
-            frequency: config.derp_map_update_frequency,
-        })?;
+        let fetch = Arc::new(Fetch(Outbound::default()));
+        let derp = DerpSource::load(derp_config(config, access_url), fetch, clock.clone()).await?;
         let derp_maps = derp.maps();
 
         let pubsub = Pubsub::in_process();
@@ -128,7 +126,14 @@ impl Parts {
         };
         let agent = AgentServices::new(collaborators, agent_config(config, access_url), appearance);
         agent.swap_connection_logger(connection_logger(&config.connection_log, store, &logger_patience));
-        let tailnet = Arc::new(TailnetServices::new(MemoryCoordinator::new(), derp_maps.clone()));
+        let network_events = NetworkEvents::new(metrics.network_sink(), clock.clone());
+        let tailnet = TailnetServices::new(MemoryCoordinator::new(clock.clone()), derp_maps.clone());
+        let tailnet = Arc::new(tailnet.with_network_events(network_events.clone()));
+        metrics.add_readings(readings(
+            derp.status(),
+            network_events.clone(),
+            Arc::clone(&tailnet),
+        ));
         let registry = registry(config.prometheus_enable.then(|| metrics.clone()));
 
         let quiet = CancellationToken::new();
@@ -143,13 +148,18 @@ impl Parts {
         let until = quiet.clone();
         writers.spawn(async move { ("metadata", metadata.run(until).await) });
         let until = quiet.clone();
+        writers.spawn(async move {
+            network_events.run(until).await;
+            ("network events", Ok(()))
+        });
+        let until = quiet.clone();
         writers.spawn(async move { ("boundary usage", boundary_usage.run(until).await) });
         let until = quiet.clone();
         writers.spawn(async move { ("times of last use", last_used.run(until).await) });
 
         let mut loops = JoinSet::new();
         loops.spawn(bridge::run(Arc::clone(store), pubsub, clock.clone()));
-        loops.spawn(derp.run(clock.clone()));
+        loops.spawn(derp.run());
         loops.spawn(retention::run(Arc::clone(store), clock.clone(), config.retention));
         let ticking = sessions.clone();
         loops.spawn(async move { ticking.run().await });
@@ -185,6 +195,7 @@ impl Parts {
             "metadata",
             "boundary usage",
             "times of last use",
+            "network events",
         ];
         let end = clock.sleep(grace);
         let mut end = std::pin::pin!(end);

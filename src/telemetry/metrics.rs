@@ -4,19 +4,21 @@
 //! sets (methods, outcomes, statements, status codes), so their number is bounded.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _, text};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::agent_metrics::AgentMetrics;
 use super::build_durations::BuildDurations;
+use super::network::{NetworkLabels, NetworkSink};
 use crate::mux::{Interceptor, Method, Outcome};
 use crate::store::Store;
 
@@ -35,6 +37,50 @@ struct Inner {
     calls: Family<CallLabels, Counter>,
     latency: Family<MethodLabels, Histogram, fn() -> Histogram>,
     build_durations: BuildDurations,
+    network_events: Family<NetworkLabels, Counter>,
+    readings: Arc<OnceLock<Vec<Reading>>>,
+}
+
+/// A number that another part keeps, read when asked for.
+pub struct Reading {
+    name: &'static str,
+    help: &'static str,
+    is_counter: bool,
+    read: Box<dyn Fn() -> f64 + Send + Sync>,
+}
+
+impl Reading {
+    /// A number that goes up and down.
+    pub fn gauge(
+        name: &'static str,
+        help: &'static str,
+        read: impl Fn() -> f64 + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            name,
+            help,
+            is_counter: false,
+            read: Box::new(read),
+        }
+    }
+
+    /// A number that only goes up.
+    pub fn counter(
+        name: &'static str,
+        help: &'static str,
+        read: impl Fn() -> f64 + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            is_counter: true,
+            ..Self::gauge(name, help, read)
+        }
+    }
+}
+
+impl fmt::Debug for Reading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Reading").field(&self.name).finish()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -93,7 +139,15 @@ impl Metrics {
             Unit::Seconds,
             latency.clone(),
         );
+        let network_events = Family::default();
+        registry.register(
+            "network_events",
+            "Events that clients told of their connections, by kind of client and status",
+            network_events.clone(),
+        );
         registry.register_collector(Box::new(Statements(store)));
+        let readings = Arc::new(OnceLock::new());
+        registry.register_collector(Box::new(Readings(Arc::clone(&readings))));
         Self(Arc::new(Inner {
             registry: root,
             sessions,
@@ -101,6 +155,8 @@ impl Metrics {
             refused,
             calls,
             latency,
+            network_events,
+            readings,
             build_durations,
         }))
     }
@@ -121,6 +177,16 @@ impl Metrics {
     /// Counts a handshake that was answered with `status` instead of a session.
     pub fn handshake_refused(&self, status: u16) {
         self.0.refused.get_or_create(&StatusLabels { status }).inc();
+    }
+
+    /// Where events of clients' connections go.
+    pub fn network_sink(&self) -> NetworkSink {
+        NetworkSink::new(self.0.network_events.clone())
+    }
+
+    /// Adds numbers of other parts, some of which are built after the metrics. Only the first call has an effect.
+    pub fn add_readings(&self, readings: Vec<Reading>) {
+        let _ = self.0.readings.set(readings);
     }
 
     /// All metrics in the OpenMetrics text form.
@@ -169,11 +235,33 @@ impl Collector for Statements {
             "store_statements",
             "Statements that the store ran, by name",
             None,
-            prometheus_client::metrics::MetricType::Counter,
+            MetricType::Counter,
         )?;
         for (statement, count) in self.0.statements() {
             let labels = [("statement", statement)];
             ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// Numbers of other parts.
+#[derive(Debug)]
+struct Readings(Arc<OnceLock<Vec<Reading>>>);
+
+impl Collector for Readings {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        for reading in self.0.get().into_iter().flatten() {
+            let value = (reading.read)();
+            if reading.is_counter {
+                let counter = ConstCounter::new(value);
+                let kind = counter.metric_type();
+                counter.encode(encoder.encode_descriptor(reading.name, reading.help, None, kind)?)?;
+            } else {
+                let gauge = ConstGauge::new(value);
+                let kind = gauge.metric_type();
+                gauge.encode(encoder.encode_descriptor(reading.name, reading.help, None, kind)?)?;
+            }
         }
         Ok(())
     }

@@ -6,5 +6,6 @@ pub mod agent_metrics;
 pub mod build_durations;
 pub mod logs;
 pub mod metrics;
+pub mod network;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -1,10 +1,15 @@
 use uuid::Uuid;
 
 use super::*;
+use crate::clock::{Clock, Timestamp};
 use crate::proto::tailnet::Node;
 
 const AGENT: PeerId = PeerId(Uuid::from_u128(1));
 const CLIENT: PeerId = PeerId(Uuid::from_u128(2));
+
+fn now() -> Instant {
+    Clock::driven(Timestamp::UNIX_EPOCH).monotonic()
+}
 
 fn announce(home: i32) -> Request {
     let node = Node {
@@ -20,14 +25,17 @@ fn announce(home: i32) -> Request {
 /// An agent with a node, and a client that was told of it. Nobody is to be woken.
 fn pair() -> (Core, Epoch, Epoch) {
     let mut core = Core::default();
-    let (agent, client) = (core.connect(AGENT), core.connect(CLIENT));
+    let (agent, client) = (
+        core.connect(AGENT, "agent", now()),
+        core.connect(CLIENT, "client", now()),
+    );
     core.handle(AGENT, agent, &announce(1));
     let tunnel = Request {
         add_tunnel: Some(AGENT),
         ..Request::default()
     };
     core.handle(CLIENT, client, &tunnel);
-    assert!(matches!(core.next(CLIENT, client), Next::Response(_)));
+    assert!(matches!(core.next(CLIENT, client, now()), Next::Response(_)));
     core.take_woken();
     (core, agent, client)
 }
@@ -49,7 +57,7 @@ fn a_connection_stands_once_among_the_woken_until_it_asks() {
     }
     core.ready_for_handshake(AGENT, agent, &[CLIENT; 1_000]);
     assert_eq!(core.take_woken(), [client]);
-    assert!(matches!(core.next(CLIENT, client), Next::Response(_)));
+    assert!(matches!(core.next(CLIENT, client, now()), Next::Response(_)));
     core.handle(AGENT, agent, &announce(100));
     assert_eq!(core.take_woken(), [client]);
 }

@@ -4,11 +4,15 @@ use std::task::Wake;
 use uuid::Uuid;
 
 use super::*;
+use crate::clock::Timestamp;
 use crate::coordinator::suite::{Harness, coordinator_suite};
 use crate::proto::tailnet::coordinate_request::{Tunnel, UpdateSelf};
 
-#[derive(Default)]
 struct Memory(MemoryCoordinator);
+
+fn coordinator() -> MemoryCoordinator {
+    MemoryCoordinator::new(Clock::driven(Timestamp::UNIX_EPOCH))
+}
 
 impl Harness for Memory {
     fn coordinator(&self) -> &dyn Coordinator {
@@ -23,7 +27,7 @@ impl Harness for Memory {
     }
 }
 
-coordinator_suite!(Memory::default());
+coordinator_suite!(Memory(coordinator()));
 
 const AGENT: PeerId = PeerId(Uuid::from_u128(1));
 const CLIENT: PeerId = PeerId(Uuid::from_u128(2));
@@ -76,7 +80,7 @@ fn wait(connection: &dyn Connection, waker: Arc<impl Wake + Send + Sync + 'stati
 
 #[test]
 fn a_node_is_kept_once_for_all_who_are_told_of_it() {
-    let coordinator = MemoryCoordinator::new();
+    let coordinator = coordinator();
     let agent = coordinator.connect(AGENT, "agent");
     let clients: Vec<_> = (10..20_u128)
         .map(|number| {
@@ -98,7 +102,7 @@ fn a_node_is_kept_once_for_all_who_are_told_of_it() {
 
 #[test]
 fn a_peer_that_does_not_ask_is_woken_once() {
-    let coordinator = MemoryCoordinator::new();
+    let coordinator = coordinator();
     let (agent, client) = (
         coordinator.connect(AGENT, "agent"),
         coordinator.connect(CLIENT, "client"),
@@ -117,7 +121,7 @@ fn a_peer_that_does_not_ask_is_woken_once() {
 
 #[test]
 fn tn_061_a_panic_while_a_peer_is_cleaned_up_leaves_the_coordinator_usable() {
-    let coordinator = MemoryCoordinator::new();
+    let coordinator = coordinator();
     let agent = coordinator.connect(AGENT, "agent");
     agent.handle(update(1)).unwrap();
     let watchers: Vec<_> = [CLIENT, PeerId(Uuid::from_u128(3))]
@@ -151,7 +155,7 @@ fn tn_061_a_panic_while_a_peer_is_cleaned_up_leaves_the_coordinator_usable() {
 
 #[test]
 fn a_panic_with_the_lock_held_ends_neither_the_process_nor_the_coordinator() {
-    let coordinator = MemoryCoordinator::new();
+    let coordinator = coordinator();
     let agent = coordinator.connect(AGENT, "agent");
     let request = || coordinator.change(|_| panic!("in the core, as the test wants"));
     assert!(catch_unwind(AssertUnwindSafe(request)).is_err());
@@ -161,7 +165,7 @@ fn a_panic_with_the_lock_held_ends_neither_the_process_nor_the_coordinator() {
 
 #[test]
 fn a_crowd_that_has_left_costs_no_memory() {
-    let coordinator = MemoryCoordinator::new();
+    let coordinator = coordinator();
     let agent = coordinator.connect(AGENT, "agent");
     let crowd: Vec<_> = (10..5_010_u128)
         .map(|number| {

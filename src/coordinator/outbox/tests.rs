@@ -122,6 +122,34 @@ fn who_waits_longest_is_told_of_first() {
 }
 
 #[test]
+fn tn_079_whom_there_is_news_of_waits_once_and_again_after_it_was_told() {
+    let mut outbox = Outbox::default();
+    let ids: Vec<_> = (0..2_000).map(|number| PeerId(Uuid::from_u128(number))).collect();
+    let tell = |outbox: &mut Outbox, home| {
+        for id in &ids {
+            outbox.tell_node(*id, &node(home), "test");
+        }
+    };
+    tell(&mut outbox, 1);
+    tell(&mut outbox, 2);
+    assert_eq!(outbox.order.len(), 2_000, "who is told of twice waits once");
+    let mut batch = || match outbox.next() {
+        Next::Response(response) => response.updates.into_iter().map(|update| update.of).collect(),
+        _ => Vec::new(),
+    };
+    let first = batch();
+    assert_eq!(first.len(), 1_023, "a batch has its limit");
+    assert_eq!([first, batch()].concat(), ids, "nobody twice");
+    assert_eq!(batch(), []);
+    outbox.tell_node(ids[7], &node(3), "test");
+    assert_eq!(
+        said(&mut outbox),
+        [(Kind::Node, Some(3))],
+        "told, it can wait again"
+    );
+}
+
+#[test]
 fn a_response_is_full_at_1024_updates_readiness_included() {
     let mut outbox = Outbox::default();
     for number in 0..1_000 {

@@ -54,7 +54,8 @@ macro_rules! coordinator_suite {
             a_peer_has_a_bounded_number_of_tunnels
             errors_to_a_stalled_peer_are_bounded
             a_waiting_peer_is_woken
-            random_histories_end_in_the_state_that_the_tunnels_say
+            random_histories_of_a_few_end_in_the_state_that_the_tunnels_say
+            random_histories_of_many_end_in_the_state_that_the_tunnels_say
         }
     };
     (@cases $harness:expr; $($case:ident)*) => {$(

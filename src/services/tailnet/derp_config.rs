@@ -3,7 +3,7 @@
 //! As in Go, keys match in any case and unknown keys are ignored.
 
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::proto::tailnet::DerpMap;
 use crate::proto::tailnet::derp_map::region::Node;
@@ -27,8 +27,8 @@ pub enum DerpConfigError {
 }
 
 /// Reads a map. Home parameters are set even when the text has none: agents dereference them.
-pub(super) fn parse(text: &str) -> Result<DerpMap, DerpConfigError> {
-    let value: Value = serde_json::from_str(text)?;
+pub(super) fn parse(text: &[u8]) -> Result<DerpMap, DerpConfigError> {
+    let value: Value = serde_json::from_slice(text)?;
     let root = Fields::new("", &value)?;
     let mut map = DerpMap {
         home_params: Some(HomeParams::default()),
@@ -62,6 +62,56 @@ pub(super) fn parse(text: &str) -> Result<DerpMap, DerpConfigError> {
         }
     }
     Ok(map)
+}
+
+/// A map in the form that [`parse`] reads; what has its zero value is left out, as Tailscale does, except for what names
+/// a thing.
+pub fn to_json(map: &DerpMap) -> Value {
+    let scores = map.home_params.iter().flat_map(|home| &home.region_score);
+    let scores: Map<_, _> = scores.map(|(id, score)| (id.to_string(), json!(score))).collect();
+    let regions = map.regions.iter();
+    let regions: Map<_, _> = regions
+        .map(|(id, region)| (id.to_string(), region_to_json(region)))
+        .collect();
+    json!({"HomeParams": {"RegionScore": scores}, "Regions": regions})
+}
+
+fn region_to_json(region: &Region) -> Value {
+    json!({
+        "EmbeddedRelay": region.embedded_relay,
+        "RegionID": region.region_id,
+        "RegionCode": region.region_code,
+        "RegionName": region.region_name,
+        "Avoid": region.avoid,
+        "Nodes": region.nodes.iter().map(node_to_json).collect::<Vec<_>>(),
+    })
+}
+
+fn node_to_json(node: &Node) -> Value {
+    let mut fields = json!({
+        "Name": node.name,
+        "RegionID": node.region_id,
+        "HostName": node.host_name,
+    });
+    let optional = [
+        ("CertName", json!(node.cert_name)),
+        ("IPv4", json!(node.ipv4)),
+        ("IPv6", json!(node.ipv6)),
+        ("STUNPort", json!(node.stun_port)),
+        ("STUNOnly", json!(node.stun_only)),
+        ("DERPPort", json!(node.derp_port)),
+        ("InsecureForTests", json!(node.insecure_for_tests)),
+        ("ForceHTTP", json!(node.force_http)),
+        ("STUNTestIP", json!(node.stun_test_ip)),
+        ("CanPort80", json!(node.can_port_80)),
+    ];
+    let zeros = [json!(""), json!(0), json!(false)];
+    for (key, value) in optional {
+        if !zeros.contains(&value) {
+            fields[key] = value;
+        }
+    }
+    fields
 }
 
 fn region(fields: &Fields<'_>) -> Result<Region, DerpConfigError> {

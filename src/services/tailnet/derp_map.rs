@@ -9,9 +9,6 @@ use crate::proto::tailnet::derp_map::{HomeParams, Region};
 /// STUN port of a node that does no STUN.
 const NO_STUN: i32 = -1;
 
-/// Id of the region of a server that was given no map.
-pub const DEFAULT_REGION: i64 = 999;
-
 /// What is added to the texts of maps without a relay (the original's words; coder/coder `tailnet/derpmap.go`).
 const NETWORKING: &str = "A valid DERP map is required for networking to work. You must either supply your own DERP map or use \
                           the built-in DERP server";
@@ -37,9 +34,18 @@ pub enum DerpMapError {
         /// Its own idea.
         id: i64,
     },
-    /// A STUN region would take the id of another region.
-    #[error("region {0} of the STUN addresses is already in the DERP map")]
-    RegionTaken(i64),
+    /// A region of a STUN address would take the id of a region of the map.
+    #[error("a default region ID {id} ({code} - {name:?}) conflicts with a remote region from {origin:?}")]
+    RegionTaken {
+        /// The id.
+        id: i64,
+        /// Code of the one that is to be added.
+        code: String,
+        /// Its name.
+        name: String,
+        /// Where the map is from.
+        origin: String,
+    },
     /// A STUN address is not `host:port`.
     #[error("split host port for {address:?}: address {address}: {reason}")]
     StunAddress {
@@ -80,29 +86,53 @@ fn same_region(one: &Region, other: &Region) -> bool {
     without_nodes(one) == without_nodes(other) && by_name(one) == by_name(other)
 }
 
-/// The map of a server that was given none: one region at the access URL, which agents take as their home, reachable or
-/// not, so that direct connections work. It does not pretend to be a relay.
-pub fn default_map(access_url: &Url) -> DerpMap {
-    let node = Node {
-        name: format!("{DEFAULT_REGION}a"),
-        region_id: DEFAULT_REGION,
-        host_name: access_url.host_str().unwrap_or_default().to_owned(),
-        stun_port: NO_STUN,
-        derp_port: access_url.port_or_known_default().map_or(0, i32::from),
-        force_http: access_url.scheme() == "http",
-        ..Node::default()
-    };
-    let region = Region {
-        region_id: DEFAULT_REGION,
-        region_code: "drpcd".to_owned(),
-        region_name: "drpcd".to_owned(),
-        nodes: vec![node],
-        ..Region::default()
-    };
-    DerpMap {
-        home_params: Some(HomeParams::default()),
-        regions: [(DEFAULT_REGION, region)].into(),
+/// The region of a server that was given no map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DefaultRegion {
+    /// Its id; those of STUN servers follow it.
+    pub id: i64,
+    /// Its code.
+    pub code: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl DefaultRegion {
+    /// A map of this region alone, at the access URL. Agents take it as their home, reachable or not, so that direct
+    /// connections work. It does not pretend to be a relay.
+    pub fn map(&self, access_url: &Url) -> DerpMap {
+        let node = Node {
+            name: format!("{}a", self.id),
+            region_id: self.id,
+            host_name: access_url.host_str().unwrap_or_default().to_owned(),
+            stun_port: NO_STUN,
+            derp_port: access_url.port_or_known_default().map_or(0, i32::from),
+            force_http: access_url.scheme() == "http",
+            ..Node::default()
+        };
+        let region = Region {
+            region_id: self.id,
+            region_code: self.code.clone(),
+            region_name: self.name.clone(),
+            nodes: vec![node],
+            ..Region::default()
+        };
+        DerpMap {
+            home_params: Some(HomeParams::default()),
+            regions: [(self.id, region)].into(),
+        }
     }
+}
+
+/// The map of a server with default settings.
+#[cfg(test)]
+pub(crate) fn default_map(access_url: &Url) -> DerpMap {
+    let region = DefaultRegion {
+        id: 999,
+        code: "drpcd".to_owned(),
+        name: "drpcd".to_owned(),
+    };
+    region.map(access_url)
 }
 
 /// One region per STUN address, with ids behind `base`, since an agent probes one STUN server per region. `disable`
@@ -152,15 +182,31 @@ fn split_host_port(address: &str) -> Result<(&str, &str), &'static str> {
     Ok((host, port))
 }
 
-/// Adds regions; an id that is taken is an error.
-pub fn add_regions(map: &mut DerpMap, regions: Vec<Region>) -> Result<(), DerpMapError> {
+/// Adds regions to a map from `origin`; an id that is taken is an error.
+pub fn add_regions(map: &mut DerpMap, regions: Vec<Region>, origin: &str) -> Result<(), DerpMapError> {
     for region in regions {
         if map.regions.contains_key(&region.region_id) {
-            return Err(DerpMapError::RegionTaken(region.region_id));
+            return Err(DerpMapError::RegionTaken {
+                id: region.region_id,
+                code: region.region_code,
+                name: region.region_name,
+                origin: origin.to_owned(),
+            });
         }
         map.regions.insert(region.region_id, region);
     }
     Ok(())
+}
+
+/// Takes all STUN out of a map: agents then learn nothing of how they are seen from outside. A region may be left without
+/// nodes.
+pub fn without_stun(map: &mut DerpMap) {
+    for region in map.regions.values_mut() {
+        region.nodes.retain(|node| !node.stun_only);
+        for node in &mut region.nodes {
+            node.stun_port = NO_STUN;
+        }
+    }
 }
 
 /// Checks a map that an operator gave.

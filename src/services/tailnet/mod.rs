@@ -5,9 +5,10 @@
 
 mod authorization;
 pub mod derp;
-mod derp_config;
+pub mod derp_config;
 pub mod derp_map;
 mod response;
+mod telemetry;
 #[cfg(test)]
 mod tests;
 
@@ -21,7 +22,8 @@ use futures_util::future::{Either, FutureExt, select};
 pub use self::authorization::{Authority, AuthorizationError, ParsePrefixError, TunnelAuthorizer};
 use self::derp::DerpMaps;
 use self::response::OnWire;
-use crate::coordinator::{Connection, Coordinator, PeerId, Response};
+use crate::batch::network_events::NetworkEvents;
+use crate::coordinator::{Connection, Coordinator, PeerId, Response, Snapshot};
 use crate::mux::{Inbound, Outbound, Status};
 use crate::proto::tailnet::{
     CoordinateRequest, CoordinateResponse, DerpMap, RefreshResumeTokenRequest, RefreshResumeTokenResponse,
@@ -36,6 +38,8 @@ const INTERNAL_ERROR: &str = "internal error";
 pub struct TailnetServices {
     coordinator: ArcSwap<Box<dyn Coordinator>>,
     derp_maps: DerpMaps,
+    /// Where events of connections go; `None` for nowhere.
+    network_events: Option<NetworkEvents>,
 }
 
 impl TailnetServices {
@@ -44,12 +48,25 @@ impl TailnetServices {
         Self {
             coordinator: ArcSwap::from_pointee(Box::new(coordinator)),
             derp_maps,
+            network_events: None,
         }
+    }
+
+    /// Hands events of connections to `events`; without, they are dropped.
+    #[must_use]
+    pub fn with_network_events(mut self, events: NetworkEvents) -> Self {
+        self.network_events = Some(events);
+        self
     }
 
     /// Exchanges the coordinator. The old one is closed; its peers are told, and call again.
     pub fn swap_coordinator(&self, coordinator: impl Coordinator) {
         self.coordinator.swap(Arc::new(Box::new(coordinator))).close();
+    }
+
+    /// How the coordinator is, with at most `most` of the peers and of the tunnels.
+    pub fn snapshot(&self, most: usize) -> Snapshot {
+        self.coordinator.load().snapshot(most)
     }
 
     /// Ends every Coordinate call.
@@ -90,8 +107,11 @@ impl TailnetApi {
 }
 
 impl Tailnet for TailnetApi {
-    /// Events are taken and dropped: this server has no use for them, and agents send none.
-    async fn post_telemetry(&self, _request: TelemetryRequest) -> Result<TelemetryResponse, Status> {
+    /// Always succeeds, and never waits for whoever looks at the events.
+    async fn post_telemetry(&self, request: TelemetryRequest) -> Result<TelemetryResponse, Status> {
+        if let Some(events) = &self.services.network_events {
+            telemetry::post(&request, events);
+        }
         Ok(TelemetryResponse {})
     }
 

@@ -7,9 +7,11 @@ use async_trait::async_trait;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-use super::{AGENT, CODER_ADDRESS, FOREIGN_ADDRESS, TAILSCALE_ADDRESS, add_tunnel, announce, settle};
+use super::{
+    AGENT, CODER_ADDRESS, FOREIGN_ADDRESS, TAILSCALE_ADDRESS, add_tunnel, announce, coordinator, settle,
+};
 use crate::coordinator::{
-    Connection, CoordinateError, Coordinator, MemoryCoordinator, PeerId, Response, Update,
+    Connection, CoordinateError, Coordinator, MemoryCoordinator, PeerId, Response, Snapshot, Update,
 };
 use crate::mux::Registry;
 use crate::mux::testing::{Caller, call};
@@ -24,35 +26,37 @@ use crate::services::tailnet::{Authority, Identity, TailnetApi, TailnetServices,
 
 const CLIENT: PeerId = PeerId(Uuid::from_u128(2));
 
-struct Fixture {
-    coordinator: MemoryCoordinator,
+pub(super) struct Fixture {
+    pub(super) coordinator: MemoryCoordinator,
     services: Arc<TailnetServices>,
 }
 
 /// A Coordinate call that runs until it ends or is dropped.
-struct Call {
-    caller: Caller<CoordinateRequest, CoordinateResponse>,
+pub(super) struct Call {
+    pub(super) caller: Caller<CoordinateRequest, CoordinateResponse>,
     task: JoinHandle<()>,
 }
 
 impl Call {
-    fn send(&self, request: &CoordinateRequest) {
+    pub(super) fn send(&self, request: &CoordinateRequest) {
         self.caller.send(request);
     }
 
     /// Kind and reason of every update that has come.
-    async fn told(&self) -> Vec<(Kind, String)> {
-        settle().await;
-        let updates = self
-            .caller
-            .replies()
-            .into_iter()
-            .flat_map(|reply| reply.peer_updates);
+    pub(super) async fn told(&self) -> Vec<(Kind, String)> {
+        let updates = self.replies().await;
+        let updates = updates.into_iter().flat_map(|reply| reply.peer_updates);
         updates.map(|update| (update.kind(), update.reason)).collect()
     }
 
+    /// Every reply that has come.
+    pub(super) async fn replies(&self) -> Vec<CoordinateResponse> {
+        settle().await;
+        self.caller.replies()
+    }
+
     /// Waits for the end of the call. Returns the errors that were told.
-    async fn errors(self) -> Vec<String> {
+    pub(super) async fn errors(self) -> Vec<String> {
         self.task.await.unwrap();
         assert!(self.caller.is_closed());
         let errors = self.caller.replies().into_iter().map(|reply| reply.error);
@@ -60,13 +64,13 @@ impl Call {
     }
 }
 
-fn told(kind: Kind, reason: &str) -> Vec<(Kind, String)> {
+pub(super) fn told(kind: Kind, reason: &str) -> Vec<(Kind, String)> {
     vec![(kind, reason.to_owned())]
 }
 
 impl Fixture {
-    fn new() -> Self {
-        let coordinator = MemoryCoordinator::new();
+    pub(super) fn new() -> Self {
+        let coordinator = coordinator();
         let maps = DerpMaps::fixed(DerpMap::default());
         Self {
             services: Arc::new(TailnetServices::new(coordinator.clone(), maps)),
@@ -83,7 +87,7 @@ impl Fixture {
         TailnetApi::new(Arc::clone(&self.services), Some(identity))
     }
 
-    fn coordinate(&self, id: PeerId, authority: Authority) -> Call {
+    pub(super) fn coordinate(&self, id: PeerId, authority: Authority) -> Call {
         let api = self.api(id, authority);
         let (requests, replies, caller) = call();
         let task = tokio::spawn(async move { api.coordinate(requests, replies).await.unwrap() });
@@ -102,7 +106,7 @@ impl Fixture {
     }
 
     /// An agent that a client knows of.
-    async fn pair(&self) -> (Call, Call) {
+    pub(super) async fn pair(&self) -> (Call, Call) {
         let (client, agent) = (self.client(), self.agent());
         agent.send(&announce(&[TAILSCALE_ADDRESS]));
         assert_eq!(client.told().await.len(), 1);
@@ -134,7 +138,8 @@ async fn tn_007_calls_of_one_session_do_not_touch_each_other() {
     assert_eq!(maps.replies().len(), 1);
     stream.abort();
     let events = vec![TelemetryEvent::default()];
-    api.post_telemetry(TelemetryRequest { events }).await.unwrap();
+    let request = TelemetryRequest { events, unread: 0 };
+    api.post_telemetry(request).await.unwrap();
     assert!(fixture.coordinator.node(AGENT).await.is_some());
     agent.send(&goodbye());
     assert_eq!(agent.errors().await, [""; 0]);
@@ -162,6 +167,10 @@ impl Coordinator for Fake {
 
     async fn node(&self, _id: PeerId) -> Option<Node> {
         None
+    }
+
+    fn snapshot(&self, _most: usize) -> Snapshot {
+        Snapshot::default()
     }
 
     fn close(&self) {}
@@ -286,7 +295,7 @@ async fn tn_012_a_swapped_coordinator_ends_its_streams_and_new_calls_reach_the_n
     let fixture = Fixture::new();
     let old = fixture.agent();
     settle().await;
-    let next = MemoryCoordinator::new();
+    let next = coordinator();
     fixture.services.swap_coordinator(next.clone());
     assert_eq!(old.errors().await, ["coordinator closed"]);
     let new = fixture.agent();

@@ -1,27 +1,20 @@
-//! DERP maps: reading, comparing, building and following them.
-
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+//! DERP maps: reading, writing, comparing and building them.
 
 use prost::Message as _;
 
-use super::settle;
-use crate::clock::{Clock, Timestamp};
-use crate::coordinator::MemoryCoordinator;
-use crate::mux::testing::{Caller, call};
-use crate::proto::tailnet::{DerpMap, StreamDerpMapsRequest, Tailnet};
-use crate::services::tailnet::derp::{DEFAULT_FREQUENCY, DerpConfig, DerpError, DerpMaps, DerpSource};
+use crate::proto::tailnet::DerpMap;
+use crate::proto::tailnet::derp_map::region::Node;
+use crate::proto::tailnet::derp_map::{HomeParams, Region};
+use crate::services::tailnet::derp_config;
 use crate::services::tailnet::derp_map::{
-    DerpMapError, add_regions, check, default_map, same_map, stun_regions,
+    DefaultRegion, DerpMapError, add_regions, check, default_map, same_map, stun_regions, without_stun,
 };
-use crate::services::tailnet::{TailnetApi, TailnetServices, derp_config};
 
-fn map(text: &str) -> DerpMap {
-    derp_config::parse(text).unwrap()
+pub(super) fn map(text: &str) -> DerpMap {
+    derp_config::parse(text.as_bytes()).unwrap()
 }
 
-const MAP: &str = r#"{"Regions": {"1": {"RegionID": 1, "RegionCode": "one", "Nodes": [
+pub(super) const MAP: &str = r#"{"Regions": {"1": {"RegionID": 1, "RegionCode": "one", "Nodes": [
     {"Name": "1a", "RegionID": 1, "HostName": "a.example.com"},
     {"Name": "1b", "RegionID": 1, "HostName": "b.example.com"}]}}}"#;
 
@@ -85,7 +78,7 @@ fn a_wrong_value_is_named_by_its_key() {
         ("[]", "DERP map: must be an object"),
     ];
     for (text, start) in cases {
-        let error = derp_config::parse(text).unwrap_err().to_string();
+        let error = derp_config::parse(text.as_bytes()).unwrap_err().to_string();
         assert!(error.starts_with(start), "{error}");
     }
 }
@@ -155,9 +148,11 @@ fn tn_020_maps_that_cannot_be_served() {
 
     let mut clash = map(&MAP.replace("\"1\": {\"RegionID\": 1,", "\"1000\": {\"RegionID\": 1000,"));
     let stun = stun_regions(999, &["host:1".to_owned()]).unwrap();
+    let clash = add_regions(&mut clash, stun, "https://example.com/map").unwrap_err();
     assert_eq!(
-        add_regions(&mut clash, stun),
-        Err(DerpMapError::RegionTaken(1000))
+        clash.to_string(),
+        "a default region ID 1000 (coder_stun_1000 - \"Coder STUN 1000\") conflicts with a remote region from \
+         \"https://example.com/map\""
     );
 
     let none = check(&map("{}")).unwrap_err().to_string();
@@ -196,187 +191,81 @@ fn conn_055_the_default_region_stands_at_the_access_url() {
     assert_eq!((node.derp_port, node.force_http), (443, false));
 }
 
-fn config(path: Option<&Path>) -> DerpConfig {
-    DerpConfig {
-        path: path.map(PathBuf::from),
-        access_url: "http://127.0.0.1:3000".parse().unwrap(),
-        stun_addresses: Vec::new(),
-        frequency: Duration::ZERO,
-    }
-}
-
-/// A StreamDERPMaps call that runs until it is aborted.
-fn stream(
-    maps: DerpMaps,
-) -> (
-    Caller<StreamDerpMapsRequest, DerpMap>,
-    tokio::task::JoinHandle<()>,
-) {
-    let services = Arc::new(TailnetServices::new(MemoryCoordinator::new(), maps));
-    let api = TailnetApi::new(services, None);
-    let (_, replies, caller) = call();
-    let task = tokio::spawn(async move {
-        let _ = api.stream_derp_maps(StreamDerpMapsRequest {}, replies).await;
-    });
-    (caller, task)
-}
-
-/// A file that is followed, and a stream of its maps.
-struct Followed {
-    directory: tempfile::TempDir,
-    caller: Caller<StreamDerpMapsRequest, DerpMap>,
-    _task: tokio::task::JoinHandle<()>,
-}
-
-impl Followed {
-    async fn new(text: &str) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("derp.json");
-        std::fs::write(&path, text).unwrap();
-        let source = DerpSource::load(config(Some(&path))).unwrap();
-        let (caller, task) = stream(source.maps());
-        tokio::spawn(source.run(Clock::driven(Timestamp::UNIX_EPOCH)));
-        settle().await;
-        Self {
-            directory,
-            caller,
-            _task: task,
-        }
-    }
-
-    fn path(&self) -> PathBuf {
-        self.directory.path().join("derp.json")
-    }
-
-    /// Writes the file and waits for two looks at it. Returns how many maps were sent.
-    async fn write(&self, text: &str) -> usize {
-        std::fs::write(self.path(), text).unwrap();
-        self.wait().await
-    }
-
-    async fn wait(&self) -> usize {
-        // Two waits, since a look may be on its thread when the first one ends.
-        for _ in 0..2 {
-            tokio::time::sleep(DEFAULT_FREQUENCY).await;
-            settle().await;
-        }
-        self.caller.replies().len()
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn tn_013_the_first_map_comes_at_once() {
-    let followed = Followed::new(MAP).await;
-    assert_eq!(followed.caller.replies(), [map(MAP)]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn tn_014_the_same_map_is_not_sent_again() {
-    let followed = Followed::new(MAP).await;
-    assert_eq!(followed.caller.replies().len(), 1);
-    for _ in 0..20 {
-        assert_eq!(followed.wait().await, 0);
-    }
+#[test]
+fn the_default_region_is_called_as_the_settings_say() {
+    let region = DefaultRegion {
+        id: 7,
+        code: "home".to_owned(),
+        name: "At home".to_owned(),
+    };
+    let map = region.map(&"https://drpcd.example.com".parse().unwrap());
+    let region = &map.regions[&7];
     assert_eq!(
-        followed.write(&format!("{MAP} ")).await,
-        0,
-        "nor when its file was touched"
-    );
-}
-
-#[tokio::test(start_paused = true)]
-async fn tn_015_a_changed_file_is_sent_once() {
-    let followed = Followed::new(MAP).await;
-    followed.caller.replies();
-    let renamed = MAP.replace("a.example.com", "elsewhere.example.com");
-    assert_eq!(followed.write(&renamed).await, 1);
-    let scored = renamed.replace(
-        r#"{"Regions""#,
-        r#"{"HomeParams": {"RegionScore": {"1": 0.5}}, "Regions""#,
+        (
+            region.region_id,
+            region.region_code.as_str(),
+            region.region_name.as_str()
+        ),
+        (7, "home", "At home")
     );
     assert_eq!(
-        followed.write(&scored).await,
-        1,
-        "home parameters alone count too"
+        (region.nodes[0].name.as_str(), region.nodes[0].region_id),
+        ("7a", 7)
     );
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_file_that_has_become_bad_leaves_the_last_good_map() {
-    let followed = Followed::new(MAP).await;
-    followed.caller.replies();
-    assert_eq!(followed.write("broken").await, 0);
-    assert_eq!(
-        followed.write(r#"{"Regions": {}}"#).await,
-        0,
-        "nor is one sent that cannot be served"
-    );
-    std::fs::remove_file(followed.path()).unwrap();
-    assert_eq!(followed.wait().await, 0);
-    assert_eq!(followed.write(MAP).await, 0, "mending it is no change");
-    assert_eq!(followed.write(&MAP.replace("\"one\"", "\"other\"")).await, 1);
-    assert!(!followed.caller.is_closed());
-}
-
-#[tokio::test]
-async fn tn_017_a_stream_that_is_cancelled_leaves_nothing_behind() {
-    let (sender, receiver) = tokio::sync::watch::channel(Arc::new(map(MAP)));
-    let (_caller, task) = stream(DerpMaps::following(receiver));
-    settle().await;
-    assert!(sender.receiver_count() > 0);
-    task.abort();
-    let _ = task.await;
-    assert_eq!(sender.receiver_count(), 0);
-}
-
-#[tokio::test(start_paused = true)]
-async fn tn_018_a_period_of_zero_is_the_default() {
-    let followed = Followed::new(MAP).await;
-    followed.caller.replies();
-    std::fs::write(followed.path(), MAP.replace("\"one\"", "\"other\"")).unwrap();
-    tokio::time::sleep(DEFAULT_FREQUENCY.saturating_sub(Duration::from_millis(1))).await;
-    settle().await;
-    assert_eq!(followed.caller.replies().len(), 0, "nobody looks earlier");
-    assert_eq!(followed.wait().await, 1);
-}
-
-#[tokio::test]
-async fn a_stream_does_not_end_when_nobody_changes_the_map_any_more() {
-    let (caller, task) = stream(DerpMaps::fixed(map(MAP)));
-    settle().await;
-    assert_eq!(caller.replies().len(), 1);
-    assert!(!caller.is_closed() && !task.is_finished());
-}
-
-#[tokio::test]
-async fn a_map_that_changed_and_changed_back_is_not_sent() {
-    let (sender, receiver) = tokio::sync::watch::channel(Arc::new(map(MAP)));
-    let (caller, _task) = stream(DerpMaps::following(receiver));
-    settle().await;
-    assert_eq!(caller.replies().len(), 1);
-    sender.send_replace(Arc::new(map("{}")));
-    sender.send_replace(Arc::new(map(MAP)));
-    settle().await;
-    assert_eq!(caller.replies().len(), 0);
 }
 
 #[test]
-fn a_first_map_that_cannot_be_served_is_an_error_that_names_the_file() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("derp.json");
-    let load = || DerpSource::load(config(Some(&path))).unwrap_err();
-    assert!(matches!(load(), DerpError::Read { .. }));
-    assert!(load().to_string().contains("derp.json"));
-    std::fs::write(&path, "{").unwrap();
-    assert!(matches!(load(), DerpError::Parse { .. }));
-    std::fs::write(&path, "{}").unwrap();
-    assert!(matches!(load(), DerpError::Map(DerpMapError::NoRegions)));
-    std::fs::write(&path, " ".repeat(1024 * 1024 + 1)).unwrap();
-    assert!(matches!(load(), DerpError::TooLarge { .. }));
+fn without_stun_no_node_has_a_port_for_it() {
+    let mut map = map(MAP);
+    add_regions(&mut map, stun_regions(999, &["host:1".to_owned()]).unwrap(), "").unwrap();
+    without_stun(&mut map);
+    assert_eq!(map.regions[&1000].nodes, []);
+    let ports: Vec<_> = map.regions[&1].nodes.iter().map(|node| node.stun_port).collect();
+    assert_eq!(ports, [-1, -1]);
+}
+
+/// A map in which every field says something.
+fn full() -> DerpMap {
+    let node = Node {
+        name: "4a".to_owned(),
+        region_id: 4,
+        host_name: "derp4.example.com".to_owned(),
+        cert_name: "derp.example.com".to_owned(),
+        ipv4: "192.0.2.1".to_owned(),
+        ipv6: "2001:db8::1".to_owned(),
+        stun_port: -1,
+        stun_only: true,
+        derp_port: 8443,
+        insecure_for_tests: true,
+        force_http: true,
+        stun_test_ip: "192.0.2.2".to_owned(),
+        can_port_80: true,
+    };
+    let region = Region {
+        region_id: 4,
+        embedded_relay: true,
+        region_code: "four".to_owned(),
+        region_name: "The <fourth>".to_owned(),
+        avoid: true,
+        nodes: vec![node, Node::default()],
+    };
+    DerpMap {
+        home_params: Some(HomeParams {
+            region_score: [(4, 0.5), (5, 2.0)].into(),
+        }),
+        regions: [(4, region), (5, Region::default())].into(),
+    }
 }
 
 #[test]
-fn what_never_ends_is_too_large() {
-    let endless = DerpSource::load(config(Some(Path::new("/dev/zero")))).unwrap_err();
-    assert!(matches!(endless, DerpError::TooLarge { .. }), "{endless}");
+fn tn_021_a_map_survives_the_way_to_its_written_form_and_back() {
+    let written = derp_config::to_json(&full()).to_string();
+    assert_eq!(map(&written), full());
+    let default = default_map(&"http://127.0.0.1:3000".parse().unwrap());
+    for other in [default, map(MAP), map("{}")] {
+        assert_eq!(map(&derp_config::to_json(&other).to_string()), other);
+    }
+    let node = derp_config::to_json(&full())["Regions"]["4"]["Nodes"][0].clone();
+    let keys: Vec<_> = node.as_object().unwrap().keys().cloned().collect();
+    assert_eq!(keys.len(), 13, "as many as the message has: {keys:?}");
 }

@@ -3,10 +3,14 @@
 mod authorization;
 mod coordinate;
 mod derp;
+mod derp_source;
+mod hostile;
+mod telemetry;
 
 use uuid::Uuid;
 
-use crate::coordinator::PeerId;
+use crate::clock::{Clock, Timestamp};
+use crate::coordinator::{MemoryCoordinator, PeerId};
 use crate::proto::tailnet::coordinate_request::{Tunnel, UpdateSelf};
 use crate::proto::tailnet::{CoordinateRequest, Node};
 
@@ -36,6 +40,10 @@ fn add_tunnel(to: &[u8]) -> CoordinateRequest {
         add_tunnel: Some(Tunnel { id: to.to_vec() }),
         ..Default::default()
     }
+}
+
+fn coordinator() -> MemoryCoordinator {
+    MemoryCoordinator::new(Clock::driven(Timestamp::UNIX_EPOCH))
 }
 
 /// Lets every task run until it waits.
