@@ -40,9 +40,11 @@ macro_rules! labels {
 // After the macro that they use.
 mod apps;
 mod notifications;
+mod owned_workspaces;
 
 pub use self::apps::*;
 pub use self::notifications::*;
+pub use self::owned_workspaces::*;
 
 labels! {
     /// Where an agent is in its life, as it reported.

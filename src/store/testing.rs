@@ -24,6 +24,7 @@ use crate::store::{
     NotificationRecipient,
 };
 use crate::store::{ExternalAuthLink, GitSshKey, LinkRefusal, LinkRenewal};
+use crate::{secret::Secret, store::OwnedWorkspaces};
 
 /// The repository's example, with every key of the format.
 pub(crate) const EXAMPLE: &str = include_str!("../../examples/seed.yaml");
@@ -202,6 +203,9 @@ record! {
     insert_app_status(status: &NewAppStatus) -> () = |_, _| nothing();
     upsert_connection_log(log: &ConnectionLog) -> () = |_, _| nothing();
     upsert_boundary_usage(replica: ReplicaId, usage: &BoundaryUsage, now: Timestamp) -> bool = |_, _, _, _| nothing();
+    owned_workspaces(owner: UserId, most: u32) -> OwnedWorkspaces = |_, _, _| nothing();
+    owns_agent(owner: UserId, agent: AgentId) -> bool = |_, _, _| nothing();
+    resume_key(candidate: &Secret) -> Secret = |_, _| nothing();
     git_ssh_key(user: UserId) -> GitSshKey = |_, _| nothing();
     external_auth_link(provider: &str, user: UserId) -> Option<ExternalAuthLink> = |_, _, _| nothing();
     renew_external_auth_link(renewal: &LinkRenewal) -> bool = |_, _| nothing();
@@ -285,6 +289,9 @@ pass! {
     insert_app_status(status: &NewAppStatus) -> ();
     upsert_connection_log(log: &ConnectionLog) -> ();
     upsert_boundary_usage(replica: ReplicaId, usage: &BoundaryUsage, now: Timestamp) -> bool;
+    owned_workspaces(owner: UserId, most: u32) -> OwnedWorkspaces;
+    owns_agent(owner: UserId, agent: AgentId) -> bool;
+    resume_key(candidate: &Secret) -> Secret;
     git_ssh_key(user: UserId) -> GitSshKey;
     external_auth_link(provider: &str, user: UserId) -> Option<ExternalAuthLink>;
     renew_external_auth_link(renewal: &LinkRenewal) -> bool;

@@ -23,6 +23,7 @@ mod retention;
 mod row;
 mod seed;
 mod subagents;
+mod tailnet;
 #[cfg(test)]
 mod tests;
 
@@ -47,6 +48,7 @@ use crate::store::{
     NotificationRecipient,
 };
 use crate::store::{ExternalAuthLink, GitSshKey, LinkRefusal, LinkRenewal};
+use crate::{secret::Secret, store::OwnedWorkspaces};
 
 /// Connections for reading. Reads are short and mostly of cached pages, so more would wait for the same cores.
 const READERS: u32 = 4;
@@ -75,6 +77,7 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         retention::STATEMENTS,
         notifications::STATEMENTS,
         subagents::STATEMENTS,
+        tailnet::STATEMENTS,
     ]
     .into_iter()
     .chain(seed::statements())
@@ -245,6 +248,18 @@ impl Store for SqliteStore {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         boundary_usage::upsert(&self.database, replica, usage, now).await
+    }
+
+    async fn owned_workspaces(&self, owner: UserId, most: u32) -> Result<OwnedWorkspaces, StoreError> {
+        tailnet::owned_workspaces(&self.database, owner, most).await
+    }
+
+    async fn owns_agent(&self, owner: UserId, agent: AgentId) -> Result<bool, StoreError> {
+        tailnet::owns_agent(&self.database, owner, agent).await
+    }
+
+    async fn resume_key(&self, candidate: &Secret) -> Result<Secret, StoreError> {
+        tailnet::resume_key(&self.database, candidate).await
     }
 
     async fn git_ssh_key(&self, user: UserId) -> Result<GitSshKey, StoreError> {
