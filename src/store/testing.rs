@@ -45,12 +45,18 @@ pub(crate) struct FaultyStore {
 impl FaultyStore {
     /// A store with the example seeded, and its agent.
     pub(crate) async fn seeded(seed: &str) -> (Arc<Self>, SeededAgent) {
+        let (store, mut agents) = Self::of(seed).await;
+        (store, agents.remove(0))
+    }
+
+    /// A store with a seed, and its agents.
+    pub(crate) async fn of(seed: &str) -> (Arc<Self>, Vec<SeededAgent>) {
         let directory = tempfile::tempdir().unwrap();
         let real = SqliteStore::open(directory.path(), SqliteOptions::default())
             .await
             .unwrap();
         let seed = Seed::parse("seed.yaml", seed).unwrap();
-        let agent = real.seed(&seed, NOW).await.unwrap().remove(0);
+        let agents = real.seed(&seed, NOW).await.unwrap();
         let store = Self {
             real,
             faults: Mutex::default(),
@@ -58,7 +64,7 @@ impl FaultyStore {
             calls: Mutex::default(),
             directory,
         };
-        (Arc::new(store), agent)
+        (Arc::new(store), agents)
     }
 
     /// From here on `method` fails.

@@ -4,6 +4,9 @@
 //! original's (coder/coder `tailnet/resume.go`); its form is our own, since clients only hand it back: version, peer id
 //! and expiry, signed with HMAC-SHA-256, as base64url.
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::time::Duration;
 

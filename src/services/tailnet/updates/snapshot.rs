@@ -3,6 +3,9 @@
 //! Plain values: no time, no store. Source: coder/coder `coderd/workspaceupdates.go` (`produceUpdate`) and
 //! `codersdk/provisionerdaemons.go` (`ConvertWorkspaceStatus`).
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{AgentId, WorkspaceId};
