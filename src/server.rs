@@ -19,6 +19,7 @@ use url::Url;
 
 use crate::clock::Clock;
 use crate::config::{CommonConfig, Config, Synchronous};
+use crate::coordinator::MemoryCoordinator;
 use crate::http::{self, App, BUILD_VERSION, Listener};
 use crate::seed::Seed;
 use crate::services::tailnet::derp::DerpError;
@@ -213,6 +214,17 @@ impl RunningServer {
     /// The store that it works on.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
+    }
+
+    /// Starts over with an empty coordinator, as a way out when the present one is beyond help.
+    ///
+    /// The present one's peers are told, and come again. Tunnels in use outlast that, since peers forget each other only
+    /// after a while of silence.
+    pub fn swap_coordinator(&self) {
+        tracing::warn!("starting over with a new coordinator");
+        self.parts
+            .tailnet
+            .swap_coordinator(MemoryCoordinator::new(self.clock.clone()));
     }
 
     /// Lets nobody in any more, ends all sessions, writes what is queued, and closes the store, in this order.

@@ -291,6 +291,11 @@ impl Server {
         signal(&self.child, "TERM");
     }
 
+    /// SIGUSR1.
+    pub fn swap_coordinator(&self) {
+        signal(&self.child, "USR1");
+    }
+
     /// The exit code of a server that was told to stop.
     pub fn wait(mut self) -> Option<i32> {
         wait(&mut self.child, PATIENCE).code()
