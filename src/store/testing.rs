@@ -15,6 +15,7 @@ use super::{
     Monitors, NewSubAgent, ScriptTiming, SeededAgent, StartupUpdate, Store, StoreError, StoredEvent,
     SubAgent, SubAgentAdopted, SubAgentDeleted, Workspace,
 };
+use crate::client_token::{ClientToken, ClientTokenId};
 use crate::clock::Timestamp;
 use crate::ids::{AgentId, AgentToken, BuildId, ReplicaId, WorkspaceId};
 use crate::ids::{AppId, NotificationTemplateId, UserId};
@@ -23,7 +24,7 @@ use crate::store::{
     AppBeforeStatus, AppHealth, AppWithHealth, MonitorUpdate, NewAppStatus, NewNotification,
     NotificationRecipient,
 };
-use crate::store::{ExternalAuthLink, GitSshKey, LinkRefusal, LinkRenewal};
+use crate::store::{Client, ClientTokenEntry, ExternalAuthLink, GitSshKey, LinkRefusal, LinkRenewal};
 use crate::{secret::Secret, store::OwnedWorkspaces};
 
 /// The repository's example, with every key of the format.
@@ -212,6 +213,10 @@ record! {
     owned_workspaces(owner: UserId, most: u32) -> OwnedWorkspaces = |_, _, _| nothing();
     owns_agent(owner: UserId, agent: AgentId) -> bool = |_, _, _| nothing();
     resume_key(candidate: &Secret) -> Secret = |_, _| nothing();
+    create_client_token(owner: &str, token: &ClientToken, now: Timestamp) -> () = |_, _, _, _| nothing();
+    client_tokens() -> Vec<ClientTokenEntry> = |_| nothing();
+    revoke_client_token(token: ClientTokenId, now: Timestamp) -> () = |_, _, _| nothing();
+    authenticate_client(token: &ClientToken) -> Option<Client> = |_, _| nothing();
     git_ssh_key(user: UserId) -> GitSshKey = |_, _| nothing();
     external_auth_link(provider: &str, user: UserId) -> Option<ExternalAuthLink> = |_, _, _| nothing();
     renew_external_auth_link(renewal: &LinkRenewal) -> bool = |_, _| nothing();
@@ -298,6 +303,10 @@ pass! {
     owned_workspaces(owner: UserId, most: u32) -> OwnedWorkspaces;
     owns_agent(owner: UserId, agent: AgentId) -> bool;
     resume_key(candidate: &Secret) -> Secret;
+    create_client_token(owner: &str, token: &ClientToken, now: Timestamp) -> ();
+    client_tokens() -> Vec<ClientTokenEntry>;
+    revoke_client_token(token: ClientTokenId, now: Timestamp) -> ();
+    authenticate_client(token: &ClientToken) -> Option<Client>;
     git_ssh_key(user: UserId) -> GitSshKey;
     external_auth_link(provider: &str, user: UserId) -> Option<ExternalAuthLink>;
     renew_external_auth_link(renewal: &LinkRenewal) -> bool;
