@@ -8,6 +8,7 @@ pub mod coordinator;
 pub mod duration;
 pub mod http;
 pub mod ids;
+pub mod limits;
 pub mod mux;
 pub mod proto;
 pub mod pubsub;

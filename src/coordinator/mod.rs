@@ -22,6 +22,7 @@ use uuid::Uuid;
 
 pub use self::memory::MemoryCoordinator;
 pub use self::node::{EncodedNode, MAX_NODE};
+pub(crate) use self::tunnels::MAX_TUNNELS;
 use crate::proto::tailnet::coordinate_response::peer_update::Kind;
 use crate::proto::tailnet::{CoordinateRequest, Node};
 

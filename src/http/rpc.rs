@@ -1,6 +1,6 @@
 //! `GET /api/v2/workspaceagents/me/rpc`: from a request to a session.
 //!
-//! Owns the order of the checks: room, token, version, role, upgrade. It is that of coder/coder
+//! Owns the order of the checks: room, token, room for the agent, version, role, upgrade. It is that of coder/coder
 //! `coderd/workspaceagentsrpc.go`; a text for each failure stands where the check does.
 
 use std::borrow::Cow;
@@ -16,10 +16,10 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::error::{ApiError, Validation, plain};
-use super::{App, NewSession, Place, SessionHost, WebSocketPipe, auth, query, upgrade, version};
+use super::{App, NewSession, SessionHost, WebSocketPipe, auth, query, upgrade, version};
 
 /// How long the answer to a handshake may take to be written. It is smaller than any socket buffer.
-const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Accepts or refuses one agent.
 pub(super) async fn handshake<H: SessionHost>(State(app): State<Arc<App<H>>>, request: Request) -> Response {
@@ -69,12 +69,10 @@ async fn admit<H: SessionHost>(
     host: &H,
     request: &axum::http::request::Parts,
 ) -> Result<NewSession, ApiError> {
-    let permit = Arc::clone(&app.room).try_acquire_owned();
-    let place = permit
-        .map(Place)
-        .map_err(|_| ApiError::unavailable("The server has no room for another agent connection."))?;
+    let mut place = app.place()?;
 
     let authenticated = auth::authenticate(app, host, request).await?;
+    place.claim(authenticated.agent.id)?;
 
     let url = request.uri.query();
     let requested = query::first_non_empty(url, "version");

@@ -8,12 +8,14 @@
 //!   pending or later send fails, the handler is polled one last time, and then dropped. Clean-up belongs in guards.
 //! - A stream is half-closed only after the peer has done so, because a Go client takes an earlier end for a cancelled
 //!   call. Until then what it still sends is read and dropped, for at least [`DRAIN_LIMIT`].
+//! - A peer that makes more work than its share is read from more slowly; see [`MAX_OPENS_PER_SECOND`].
 //! - A reader that does not read holds up its own streams only: what they may buffer is bounded, and pings, credit and
 //!   other streams pass.
 
 mod cell;
 mod control;
 mod driver;
+mod pace;
 mod slot;
 #[cfg(test)]
 mod tests;
@@ -27,6 +29,7 @@ use std::time::Duration;
 
 pub use self::control::{CloseCause, Control};
 use self::driver::Driver;
+pub use self::pace::{MAX_AHEAD, MAX_FRAMES_PER_SECOND, MAX_OPENS_PER_SECOND, MAX_PINGS_PER_SECOND};
 use super::pipe::{Close, CloseCode, Pipe, PipeError};
 use super::registry::Registry;
 pub use super::session::SessionError;
