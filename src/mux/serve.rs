@@ -59,8 +59,9 @@ pub const SEND_BUFFER: usize = 64 * 1024;
 /// greatest size. Handlers that send streams then wait as soon as they have anything waiting.
 pub const SESSION_SEND_BUFFER: usize = 16 * 1024 * 1024;
 
-/// Bytes of input that all calls of a session may hold, unread or in packets half received. An honest agent stays far
-/// below: it would take sixteen half-received packets of the greatest size. The stream that goes beyond it is reset.
+/// Bytes of input that all calls of a session may hold: unread, in packets half received, waiting to begin, or as the
+/// requests of handlers at work. An honest agent stays far below: it would take sixteen packets of the greatest size. The
+/// stream that goes beyond it is reset.
 pub const SESSION_RECEIVE_BUFFER: usize = 64 * 1024 * 1024;
 
 /// Bytes that one stream sends before the next one has its turn: a full message.

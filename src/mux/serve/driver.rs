@@ -292,9 +292,8 @@ where
         let Some(slot) = self.slots.get_mut(id) else {
             return;
         };
-        let state = slot.cell.lock();
-        let (unread, held) = (state.unread(), state.held());
-        drop(state);
+        let unread = slot.cell.lock().unread();
+        let held = slot.held_now();
         self.held = self.held + held - slot.held;
         slot.held = held;
         if unread < slot.uncredited {

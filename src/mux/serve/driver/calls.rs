@@ -58,6 +58,7 @@ where
         };
         slot.cell.lock().drop_messages();
         let started = self.clock.monotonic();
+        let request_len = request.as_ref().map_or(0, Bytes::len);
         let cell = &slot.cell;
         let handler = guard(|| {
             self.registry
@@ -72,6 +73,7 @@ where
                     method,
                     handler,
                     started,
+                    request: request_len,
                 });
                 self.poll_handler(id);
             }
