@@ -4,6 +4,8 @@
 //! the Tailnet service authorizes each request before it comes here.
 
 mod core;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod memory;
 mod node;
 mod outbox;

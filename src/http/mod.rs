@@ -30,6 +30,12 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+/// Bodies of fuzz targets.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing {
+    pub(crate) use super::websocket::fuzzing::websocket;
+}
+
 /// What [`crate::limits`] tells operators of.
 pub(crate) mod limits {
     pub(crate) use super::agents::{MAX_BODY, MAX_BODY_MEMORY, MAX_LISTENERS, MAX_REINIT_STREAMS};

@@ -64,6 +64,15 @@ impl Bound {
     }
 }
 
+/// What the fuzz target of requests asks.
+#[cfg(any(test, feature = "fuzzing"))]
+impl Bound {
+    /// Elements of a message; `None` where counting stops because the message is malformed.
+    pub(crate) fn elements_of(&self, message: &[u8]) -> Option<usize> {
+        self.layout.count(message, usize::MAX).ok()
+    }
+}
+
 /// Why counting stopped before the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stop {

@@ -7,6 +7,8 @@ mod call;
 mod client;
 mod error;
 mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod layout;
 mod metadata;
 mod packet;

@@ -404,7 +404,7 @@ impl Session {
     }
 
     /// Streams that are open in either direction.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn stream_count(&self) -> usize {
         self.streams.len()
     }

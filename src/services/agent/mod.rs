@@ -11,6 +11,8 @@ mod autostart;
 mod boundary_logs;
 mod cached_workspace;
 mod connections;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod lifecycle;
 mod logs;
 mod manifest;
