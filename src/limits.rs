@@ -221,6 +221,20 @@ pub fn table() -> Vec<Limit> {
             "that request fails",
         ),
         row(
+            "workspaces and agents that an owner's clients are shown",
+            count(tailnet::limits::MAX_ROWS),
+            "sub agents first, then others are left out, with a warning",
+        ),
+        row(
+            "streams of workspace updates",
+            format!(
+                "{} of an owner, of {} owners",
+                count(tailnet::limits::MAX_STREAMS_OF_OWNER),
+                count(tailnet::limits::MAX_OWNERS)
+            ),
+            "that call fails",
+        ),
+        row(
             "calls that wait for the store",
             format!("{} of requests", size(patience::MAX_WAITING_BYTES)),
             "further calls fail at once",

@@ -2,6 +2,7 @@
 //!
 //! Owns who gets which part and what happens when; every rule about calls, rows or bytes is elsewhere.
 
+mod clients;
 mod limits;
 mod memory;
 mod parts;
@@ -20,6 +21,7 @@ use url::Url;
 
 use crate::clock::Clock;
 use crate::config::{CommonConfig, Config, Synchronous};
+use crate::coordinator::MemoryCoordinator;
 use crate::http::{self, App, BUILD_VERSION, Listener};
 use crate::seed::Seed;
 use crate::services::tailnet::derp::DerpError;
@@ -48,6 +50,9 @@ pub enum StartError {
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] OpenError),
+    /// The store does not give what clients' sessions need.
+    #[error("cannot read the key of resume tokens: {0}")]
+    ResumeKey(StoreError),
     /// The DERP map cannot be served.
     #[error(transparent)]
     Derp(#[from] DerpError),
@@ -214,6 +219,17 @@ impl RunningServer {
     /// The store that it works on.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
+    }
+
+    /// Starts over with an empty coordinator, as a way out when the present one is beyond help.
+    ///
+    /// The present one's peers are told, and come again. Tunnels in use outlast that, since peers forget each other only
+    /// after a while of silence.
+    pub fn swap_coordinator(&self) {
+        tracing::warn!("starting over with a new coordinator");
+        self.parts
+            .tailnet
+            .swap_coordinator(MemoryCoordinator::new(self.clock.clone()));
     }
 
     /// Lets nobody in any more, ends all sessions, writes what is queued, and closes the store, in this order.

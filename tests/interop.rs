@@ -131,9 +131,7 @@ fn an_agent_keeps_its_long_streams_for_three_minutes() {
 #[test]
 fn a_workspace_in_use_is_seen_in_the_metrics_and_after_the_end_in_the_store() {
     let data = Data::new(EXAMPLE_SEED);
-    // Picked and freed: the server prints the address of its main listener only.
-    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    let address = free.unwrap().to_string();
+    let address = free_address();
     let server = data.serve(&[
         "--prometheus-enable",
         "--prometheus-address",
@@ -157,6 +155,40 @@ fn a_workspace_in_use_is_seen_in_the_metrics_and_after_the_end_in_the_store() {
     // A minute has not passed, so this is the end's doing.
     assert_eq!(server.stop(), Some(0));
     assert_eq!(data.value("SELECT last_used_at > 0 FROM workspaces"), "1");
+}
+
+#[test]
+fn an_agent_comes_again_when_there_is_a_new_coordinator() {
+    let data = Data::new(EXAMPLE_SEED);
+    let address = free_address();
+    let server = data.serve(&["--prometheus-enable", "--prometheus-address", &address]);
+    let mut agent = go!("agent", server.agent(), &["--duration", "1m"]);
+    let await_peer = || {
+        let known = || {
+            let metrics = support::http::get(&format!("http://{address}"), "/metrics", "").body;
+            metrics.lines().any(|line| line == "drpcd_tailnet_peers 1.0")
+        };
+        support::eventually(known).unwrap();
+    };
+    for _ in 0..2 {
+        await_peer();
+        server.swap_coordinator();
+        agent.await_error("coordination: EOF");
+    }
+    await_peer();
+    agent.terminate();
+    let (report, ok) = agent.finish();
+    assert!(ok, "{report:#}");
+    assert_eq!(report["connections"], 3);
+    let told = "coordinator closed";
+    assert_eq!(report["coordinate_errors"], serde_json::json!([told, told]));
+    assert_eq!(report["disconnect_ended"], true);
+}
+
+/// Picked and freed: the server prints the address of its main listener only.
+fn free_address() -> String {
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    free.unwrap().to_string()
 }
 
 #[test]

@@ -48,20 +48,26 @@ pub(super) fn run(args: ServerArgs) -> Result<(), Failure> {
 async fn serve(config: Config, seed_file: Option<Seed>) -> Result<(), Failure> {
     // Before anything that a signal should end in order.
     let mut signals = Signals::new()?;
+    let mut swap_coordinator = listen(SignalKind::user_defined1())?;
     let server = tokio::select! {
         server = Server::start(config, Clock::system(), seed_file.as_ref()) => server.map_err(Failure::failed)?,
-        () = signals.next() => return Ok(()),
+        () = signals.end() => return Ok(()),
     };
     {
         let mut out = std::io::stdout().lock();
         writeln!(out, "listening on http://{}", server.address())?;
         seed::write_table(&mut out, server.seeded(), server.access_url())?;
     }
-    signals.next().await;
+    loop {
+        tokio::select! {
+            () = signals.end() => break,
+            _ = swap_coordinator.recv() => server.swap_coordinator(),
+        }
+    }
     tracing::info!("shutting down; a second signal exits at once");
     tokio::select! {
         result = server.shutdown() => result.map_err(Failure::failed),
-        () = signals.next() => process::exit(1),
+        () = signals.end() => process::exit(1),
     }
 }
 
@@ -70,18 +76,20 @@ struct Signals {
     interrupt: Signal,
 }
 
+fn listen(kind: SignalKind) -> Result<Signal, Failure> {
+    signal(kind).map_err(|error| Failure::Failed(format!("cannot listen for signals: {error}")))
+}
+
 impl Signals {
     fn new() -> Result<Self, Failure> {
-        let listen = |kind| {
-            signal(kind).map_err(|error| Failure::Failed(format!("cannot listen for signals: {error}")))
-        };
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
         })
     }
 
-    async fn next(&mut self) {
+    /// Waits for one that ends the server.
+    async fn end(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

@@ -72,10 +72,15 @@ impl Data {
 
     /// As [`Data::serve`], with environment variables.
     pub fn serve_with(&self, flags: &[&str], variables: &[(&str, &str)]) -> Server {
+        self.serve_at("127.0.0.1:0", flags, variables)
+    }
+
+    /// As [`Data::serve_with`], at an address.
+    pub fn serve_at(&self, address: &str, flags: &[&str], variables: &[(&str, &str)]) -> Server {
         let mut command = drpcd();
         command.envs(variables.iter().copied());
         command
-            .args(["server", "--http-address", "127.0.0.1:0", "--data-dir"])
+            .args(["server", "--http-address", address, "--data-dir"])
             .arg(self.path());
         command.arg("--seed").arg(self.seed_file()).args(flags);
         let log = std::fs::File::options()
@@ -112,6 +117,38 @@ impl Data {
             agents,
             directory: self.path().to_owned(),
         }
+    }
+
+    /// Puts another seed file into the store, by the verb.
+    pub fn seed(&self, yaml: &str) {
+        let file = self.path().join("more.yaml");
+        std::fs::write(&file, yaml).unwrap();
+        let mut command = drpcd();
+        command.arg("seed").arg(file).arg("--data-dir").arg(self.path());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+
+    /// A new client token of `owner`.
+    pub fn client_token(&self, owner: &str) -> String {
+        let mut command = drpcd();
+        command.args(["token", "create", "--owner", owner]);
+        let output = command.arg("--data-dir").arg(self.path()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let printed = String::from_utf8(output.stdout).unwrap();
+        printed.strip_suffix('\n').unwrap().to_owned()
+    }
+
+    /// The id of an owner's agent, of which there is one.
+    pub fn agent_id(&self, owner: &str) -> String {
+        let digits = self.value(&format!(
+            "SELECT lower(hex(a.id)) FROM workspace_agents AS a
+            JOIN workspace_resources AS r ON r.id = a.resource_id
+            JOIN workspace_builds AS b ON b.job_id = r.job_id
+            JOIN workspaces AS w ON w.id = b.workspace_id
+            JOIN users AS u ON u.id = w.owner_id WHERE u.username = '{owner}'"
+        ));
+        uuid::Uuid::parse_str(&digits).unwrap().to_string()
     }
 
     /// What servers on this directory have logged.
@@ -292,6 +329,11 @@ impl Server {
         signal(&self.child, "TERM");
     }
 
+    /// SIGUSR1.
+    pub fn swap_coordinator(&self) {
+        signal(&self.child, "USR1");
+    }
+
     /// The exit code of a server that was told to stop.
     pub fn wait(mut self) -> Option<i32> {
         wait(&mut self.child, PATIENCE).code()
@@ -372,6 +414,12 @@ impl Go {
     #[track_caller]
     pub fn await_line(&mut self, wanted: &str) {
         self.await_progress(wanted, |line| line == wanted);
+    }
+
+    /// Waits for a line of progress that begins so.
+    #[track_caller]
+    pub fn await_start(&mut self, wanted: &str) {
+        self.await_progress(wanted, |line| line.starts_with(wanted));
     }
 
     /// Waits for a session that ended by an error with `wanted` in it.
