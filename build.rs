@@ -2,15 +2,21 @@
 //!
 //! Needs no system `protoc`, no network and no database.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::io;
+use std::path::PathBuf;
+use std::{env, fs, io};
 
 use prost_build::{Method, Service, ServiceGenerator};
+use prost_types::field_descriptor_proto::{Label, Type};
+use prost_types::{DescriptorProto, FileDescriptorSet};
 
 fn main() -> io::Result<()> {
     println!("cargo:rerun-if-changed=proto");
     let files =
         protox::compile(["proto/agent.proto", "proto/tailnet.proto"], ["proto"]).map_err(io::Error::other)?;
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or_else(|| io::Error::other("cargo sets OUT_DIR"))?);
+    fs::write(out.join("layouts.rs"), layouts(&files))?;
     prost_build::Config::new()
         // Equal nodes must encode to equal bytes, which is how the coordinator compares them.
         .btree_map([".coder.tailnet.v2.Node"])
@@ -38,6 +44,97 @@ impl ServiceGenerator for Generator {
         let _ = write_registration(&service, out);
         let _ = write_client(&service, out);
     }
+}
+
+/// Repeated fields whose entries the decoder bounds itself; see `src/proto/bounded.rs`.
+const BOUNDED: [&str; 1] = [".coder.tailnet.v2.TelemetryRequest.events"];
+
+/// Where elements can be in the messages that requests are made of, and which method takes which.
+fn layouts(files: &FileDescriptorSet) -> String {
+    let mut messages = BTreeMap::new();
+    for file in &files.file {
+        collect(&format!(".{}", file.package()), &file.message_type, &mut messages);
+    }
+    let methods = || {
+        let services = files
+            .file
+            .iter()
+            .flat_map(|file| file.service.iter().map(move |service| (file, service)));
+        services.flat_map(|(file, service)| {
+            service.method.iter().map(move |method| {
+                let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
+                (path, method.input_type())
+            })
+        })
+    };
+    let mut used = BTreeSet::new();
+    for (_, input) in methods() {
+        reach(input, &messages, &mut used);
+    }
+    let mut out = String::new();
+    // Writing into a String cannot fail.
+    let _ = write_layouts(methods(), &used, &messages, &mut out);
+    out
+}
+
+type Messages<'f> = BTreeMap<String, &'f DescriptorProto>;
+
+fn collect<'f>(prefix: &str, of: &'f [DescriptorProto], messages: &mut Messages<'f>) {
+    for message in of {
+        let name = format!("{prefix}.{}", message.name());
+        collect(&name, &message.nested_type, messages);
+        messages.insert(name, message);
+    }
+}
+
+/// Adds the message and all that its fields hold.
+fn reach<'f>(name: &'f str, messages: &Messages<'f>, found: &mut BTreeSet<&'f str>) {
+    if found.insert(name)
+        && let Some(message) = messages.get(name)
+    {
+        for field in message
+            .field
+            .iter()
+            .filter(|field| field.r#type() == Type::Message)
+        {
+            reach(field.type_name(), messages, found);
+        }
+    }
+}
+
+fn static_name(message: &str) -> String {
+    message.trim_start_matches('.').replace('.', "_").to_uppercase()
+}
+
+fn write_layouts<'f>(
+    methods: impl Iterator<Item = (String, &'f str)>,
+    used: &BTreeSet<&str>,
+    messages: &Messages<'_>,
+    out: &mut String,
+) -> std::fmt::Result {
+    for name in used {
+        writeln!(out, "static {}: Layout = Layout(&[", static_name(name))?;
+        for field in messages.get(*name).iter().flat_map(|message| &message.field) {
+            let repeated = field.label() == Label::Repeated;
+            let counted = repeated && !BOUNDED.contains(&&*format!("{name}.{}", field.name()));
+            let kind = match field.r#type() {
+                Type::Message if counted => format!("Field::Each(&{})", static_name(field.type_name())),
+                Type::Message => format!("Field::One(&{})", static_name(field.type_name())),
+                _ if !repeated => continue,
+                Type::String | Type::Bytes => "Field::Texts".to_owned(),
+                Type::Double | Type::Fixed64 | Type::Sfixed64 => "Field::Fixed(8)".to_owned(),
+                Type::Float | Type::Fixed32 | Type::Sfixed32 => "Field::Fixed(4)".to_owned(),
+                _ => "Field::Varints".to_owned(),
+            };
+            writeln!(out, "    ({}, {kind}),", field.number())?;
+        }
+        writeln!(out, "]);")?;
+    }
+    writeln!(out, "pub(super) static REQUESTS: &[(&str, &Layout)] = &[")?;
+    for (path, input) in methods {
+        writeln!(out, "    (\"{path}\", &{}),", static_name(input))?;
+    }
+    writeln!(out, "];")
 }
 
 fn path(service: &Service, method: &Method) -> String {

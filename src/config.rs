@@ -23,6 +23,7 @@ use crate::duration::parse_go_duration;
 use crate::services::external_auth::Provider;
 use crate::telemetry::agent_metrics::AgentLabel;
 
+pub(crate) use external_auth::MAX_PROVIDERS;
 pub use external_auth::read_providers;
 pub use file::{ConfigError, ConfigFile};
 pub use layers::{describe, layer};
@@ -409,6 +410,16 @@ pub struct Config {
         default_value_t = 0
     )]
     pub max_agent_connections: usize,
+
+    /// Resident memory in MiB from which on new sessions are refused; 0 is three quarters of what there is.
+    #[arg(
+        id = "drpcd.memoryBudget",
+        long = "memory-budget",
+        env = "DRPCD_MEMORY_BUDGET",
+        value_name = "MIB",
+        default_value_t = 0
+    )]
+    pub memory_budget: u64,
 
     /// Where reports of connections to agents go; several, or `none` alone.
     #[arg(

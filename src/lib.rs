@@ -7,8 +7,11 @@ pub mod clock;
 pub mod config;
 pub mod coordinator;
 pub mod duration;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod http;
 pub mod ids;
+pub mod limits;
 pub mod mux;
 pub mod proto;
 pub mod pubsub;

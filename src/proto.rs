@@ -9,6 +9,13 @@ use std::fmt;
 
 mod bounded;
 
+/// Where elements can be in requests.
+mod layouts {
+    use crate::mux::{Field, Layout};
+
+    include!(concat!(env!("OUT_DIR"), "/layouts.rs"));
+}
+
 mod coder {
     pub(crate) mod agent {
         pub mod v2 {
@@ -29,6 +36,11 @@ mod coder {
 pub use coder::agent::v2 as agent;
 /// `coder.tailnet.v2`: how peers find each other.
 pub use coder::tailnet::v2 as tailnet;
+
+/// Methods by path, and the layout of the messages that they take.
+pub fn requests() -> &'static [(&'static str, &'static crate::mux::Layout)] {
+    layouts::REQUESTS
+}
 
 impl fmt::Debug for agent::SubAgent {
     /// Without the token.

@@ -4,6 +4,7 @@
 
 mod clients;
 mod limits;
+mod memory;
 mod parts;
 mod retention;
 mod session;
@@ -26,6 +27,7 @@ use crate::seed::Seed;
 use crate::services::tailnet::derp::DerpError;
 use crate::store::sqlite::{self, OpenError, SqliteOptions, SqliteStore};
 use crate::store::{SeededAgent, Store, StoreError};
+use memory::MemoryBudget;
 use parts::Parts;
 use session::Host;
 
@@ -116,11 +118,10 @@ impl Server {
         };
         let access_url = config.access_url_for(address);
 
-        let app = Arc::new(App::new(
-            clock.clone(),
-            config.api_max_minor,
-            config.max_agent_connections,
-        ));
+        let memory = MemoryBudget::new(clock.clone(), config.memory_budget);
+        let app = App::new(clock.clone(), config.api_max_minor, config.max_agent_connections)
+            .with_memory_check(move || memory.has_room());
+        let app = Arc::new(app);
         let listeners = Listeners::default();
         listeners.spawn(listener, http::router(Arc::clone(&app)), &clock);
 

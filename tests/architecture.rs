@@ -167,6 +167,7 @@ fn the_protocol_cores_do_no_io() {
         "call",
         "session",
         "quote.rs",
+        "layout.rs",
     ];
     let cores: Vec<_> = cores.iter().map(|file| format!("src/mux/{file}")).collect();
     let cores: Vec<_> = cores.iter().map(String::as_str).collect();

@@ -26,7 +26,7 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(10);
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// Workspaces that are marked at a time: 4 MiB of ids. One that finds no room is marked by its next report again.
-const MAX_MARKED: usize = 1 << 18;
+pub(crate) const MAX_MARKED: usize = 1 << 18;
 
 /// Marks workspaces as used. Cheap to clone.
 #[derive(Clone, Debug)]

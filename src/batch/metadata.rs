@@ -35,6 +35,9 @@ const MAX_BATCH: usize = 500;
 /// value and as much of error, everything that waits stays below 13 MB.
 const MAX_FULL_BATCHES: usize = 5;
 
+/// Values that may wait in all: the batch that fills, and those that are full.
+pub(crate) const MAX_WAITING: usize = MAX_BATCH * (MAX_FULL_BATCHES + 1);
+
 /// How long a value waits for company.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(5);
 

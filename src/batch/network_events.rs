@@ -23,7 +23,7 @@ const FLUSH_INTERVAL: Duration = Duration::from_mins(1);
 const MAX_BATCH: usize = 1_000;
 
 /// Events kept while the sink is busy: ten batches, about 3 MiB.
-const MAX_BUFFERED: usize = 10 * MAX_BATCH;
+pub(crate) const MAX_BUFFERED: usize = 10 * MAX_BATCH;
 
 /// An event of a connection, as far as this server has a use for it.
 #[derive(Clone, Debug, PartialEq)]

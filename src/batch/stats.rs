@@ -26,7 +26,7 @@ const MAX_BATCH: usize = 1_024;
 const EARLY_FLUSH: usize = MAX_BATCH * 8 / 10;
 
 /// Samples kept while the store is away. 10,000 agents report every 30 s: three minutes' worth, about 16 MiB.
-const MAX_BUFFERED: usize = 65_536;
+pub(crate) const MAX_BUFFERED: usize = 65_536;
 
 /// How long the last write at shutdown may take.
 const FINAL_FLUSH_LIMIT: Duration = Duration::from_secs(15);

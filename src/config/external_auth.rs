@@ -15,7 +15,7 @@ use crate::services::external_auth::{Provider, ProviderError};
 const PREFIX: &str = "CODER_EXTERNAL_AUTH_";
 
 /// Most providers. Each is compared with every URL that git asks for.
-const MAX_PROVIDERS: usize = 256;
+pub(crate) const MAX_PROVIDERS: usize = 256;
 
 /// Reads the providers among environment variables, in the order of their numbers.
 pub fn read_providers(

@@ -4,6 +4,8 @@
 //! the Tailnet service authorizes each request before it comes here.
 
 mod core;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod memory;
 mod node;
 mod outbox;
@@ -22,6 +24,7 @@ use uuid::Uuid;
 
 pub use self::memory::MemoryCoordinator;
 pub use self::node::{EncodedNode, MAX_NODE};
+pub(crate) use self::tunnels::MAX_TUNNELS;
 use crate::proto::tailnet::coordinate_response::peer_update::Kind;
 use crate::proto::tailnet::{CoordinateRequest, Node};
 

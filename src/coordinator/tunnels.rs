@@ -8,7 +8,7 @@ use std::hash::Hash;
 use super::PeerId;
 
 /// Tunnels from one peer. A client holds one per workspace that it uses; the bound is far above that.
-pub(super) const MAX_TUNNELS: usize = 16 * 1_024;
+pub(crate) const MAX_TUNNELS: usize = 16 * 1_024;
 
 /// Directed tunnels, found from both ends. Sets are sorted so that equal histories have equal outcomes.
 #[derive(Debug, Default)]

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::auth::{TOKEN_COOKIE, find, in_time, parse_uuid};
 use super::error::{ApiError, Validation, json};
-use super::rpc::{api_version, establish, place};
+use super::rpc::{api_version, establish};
 use super::{App, ConnectionInfo, NewClientSession, SessionHost, query};
 use crate::client_token::ClientToken;
 use crate::coordinator::PeerId;
@@ -108,7 +108,7 @@ async fn admit<H: SessionHost>(
     request: &Parts,
     agent: Option<&str>,
 ) -> Result<NewClientSession, ApiError> {
-    let place = place(app)?;
+    let place = app.place()?;
     let client = client(app, host, request).await?;
     let agent = match agent {
         Some(text) => Some(own_agent(app, host, &client, text).await?),

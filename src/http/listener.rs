@@ -21,14 +21,14 @@ use crate::clock::Clock;
 
 /// How long a connection may take to send a request's head, from its start or from the answer before. Agents send it at
 /// once; connections that only wait are cut.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Largest head of a request. Ours need 1 KiB; operators add headers of their own with `--agent-header`.
-const MAX_HEAD: usize = 32 * 1024;
+pub(crate) const MAX_HEAD: usize = 32 * 1024;
 
 /// Most connections that are not sessions. Each can hold [`MAX_HEAD`]; more wait in the operating system's queue until
 /// one ends, which [`HEAD_TIMEOUT`] makes sure of.
-const MAX_CONNECTIONS: usize = 4096;
+pub(crate) const MAX_CONNECTIONS: usize = 4096;
 
 /// Pause after a failed accept, which happens when the process is out of files: some will be closed meanwhile.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

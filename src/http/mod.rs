@@ -12,6 +12,7 @@ mod error;
 mod health;
 mod listener;
 mod outbound;
+mod places;
 mod query;
 mod rpc;
 mod upgrade;
@@ -27,15 +28,30 @@ use axum::middleware::map_response;
 use axum::response::Response;
 use axum::routing::{any, get};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// Bodies of fuzz targets.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing {
+    pub(crate) use super::websocket::fuzzing::websocket;
+}
+
+/// What [`crate::limits`] tells operators of.
+pub(crate) mod limits {
+    pub(crate) use super::agents::{MAX_BODY, MAX_BODY_MEMORY, MAX_LISTENERS, MAX_REINIT_STREAMS};
+    pub(crate) use super::listener::{HEAD_TIMEOUT, MAX_CONNECTIONS, MAX_HEAD};
+    pub(crate) use super::places::MAX_AGENT_SESSIONS;
+    pub(crate) use super::rpc::UPGRADE_TIMEOUT;
+}
 
 pub use axum::Router;
 pub use error::ApiError;
 pub use health::BUILD_VERSION;
 pub use listener::Listener;
 pub use outbound::{Outbound, OutboundError};
+pub use places::Place;
+use places::Places;
 pub use websocket::WebSocketPipe;
 
 use crate::client_token::ClientToken;
@@ -140,10 +156,6 @@ pub struct ConnectionInfo {
     pub hostname_suffix: String,
 }
 
-/// Room for one session.
-#[derive(Debug)]
-pub struct Place(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
-
 /// What the routes share.
 pub struct App<H> {
     /// Empty until the store is open.
@@ -152,7 +164,8 @@ pub struct App<H> {
     /// Newest minor that agents may ask for.
     api_max_minor: u32,
     /// Room for sessions; a handshake takes its place before anything else.
-    room: Arc<Semaphore>,
+    places: Places,
+    has_memory: Box<dyn Fn() -> bool + Send + Sync>,
     /// No new sessions from here on.
     stopping: CancellationToken,
     /// Handshakes at work.
@@ -172,20 +185,23 @@ impl<H> fmt::Debug for App<H> {
 impl<H: SessionHost> App<H> {
     /// Routes that are alive but not ready. `max_sessions` of 0 is unlimited.
     pub fn new(clock: Clock, api_max_minor: u32, max_sessions: usize) -> Self {
-        let places = if max_sessions == 0 {
-            Semaphore::MAX_PERMITS
-        } else {
-            max_sessions
-        };
         Self {
             host: OnceLock::new(),
             clock,
             api_max_minor,
-            room: Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS))),
+            places: Places::new(max_sessions),
+            has_memory: Box::new(|| true),
             stopping: CancellationToken::new(),
             handshakes: TaskTracker::new(),
             bounds: agents::Bounds::default(),
         }
+    }
+
+    /// Refuses sessions while `has_memory` says that there is none for another.
+    #[must_use]
+    pub fn with_memory_check(self, has_memory: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        let has_memory = Box::new(has_memory);
+        Self { has_memory, ..self }
     }
 
     /// Lets agents in. Only the first call has an effect.
@@ -198,6 +214,14 @@ impl<H: SessionHost> App<H> {
         self.stopping.cancel();
         self.handshakes.close();
         self.handshakes.wait().await;
+    }
+
+    /// Room for a session whose agent is not known yet.
+    fn place(&self) -> Result<Place, ApiError> {
+        if !(self.has_memory)() {
+            return Err(places::full());
+        }
+        self.places.take()
     }
 
     /// The host, while agents may come.

@@ -1,6 +1,6 @@
 //! From a request to a session: `GET /api/v2/workspaceagents/me/rpc`, and what clients' routes share with it.
 //!
-//! Owns the order of the checks: room, token, version, role, upgrade. It is that of coder/coder
+//! Owns the order of the checks: room, token, room for the agent, version, role, upgrade. It is that of coder/coder
 //! `coderd/workspaceagentsrpc.go`; a text for each failure stands where the check does.
 
 use std::borrow::Cow;
@@ -17,10 +17,10 @@ use tokio::net::TcpStream;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::error::{ApiError, Validation, plain};
-use super::{App, NewSession, Place, SessionHost, WebSocketPipe, auth, query, upgrade, version};
+use super::{App, NewSession, SessionHost, WebSocketPipe, auth, query, upgrade, version};
 
 /// How long the answer to a handshake may take to be written. It is smaller than any socket buffer.
-const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Accepts or refuses one agent.
 pub(super) async fn handshake<H: SessionHost>(State(app): State<Arc<App<H>>>, request: Request) -> Response {
@@ -79,8 +79,9 @@ async fn admit<H: SessionHost>(
     host: &H,
     request: &axum::http::request::Parts,
 ) -> Result<NewSession, ApiError> {
-    let place = place(app)?;
+    let mut place = app.place()?;
     let authenticated = auth::authenticate(app, host, request).await?;
+    place.claim(authenticated.agent.id)?;
     let api_version = api_version(app, request)?;
     let role = query::first_non_empty(request.uri.query(), "role").map(Cow::into_owned);
     Ok(NewSession {
@@ -89,14 +90,6 @@ async fn admit<H: SessionHost>(
         role,
         place,
     })
-}
-
-/// A place among the sessions that there is room for.
-pub(super) fn place<H>(app: &App<H>) -> Result<Place, ApiError> {
-    let permit = Arc::clone(&app.room).try_acquire_owned();
-    permit
-        .map(Place)
-        .map_err(|_| ApiError::unavailable("The server has no room for another agent connection."))
 }
 
 /// The version that a request asks for, if it is one that is served.

@@ -334,6 +334,23 @@ async fn a_head_that_is_too_large_is_refused() {
 }
 
 #[tokio::test]
+async fn a_head_may_have_so_many_bytes_and_no_more() {
+    let fixture = Fixture::new().await;
+    let bare = handshake("", &(with_token(ALICE) + "X-Operator: \r\n")).len();
+    let head = |size: usize| {
+        let padding = format!("X-Operator: {}\r\n", "a".repeat(size - bare));
+        handshake("", &(with_token(ALICE) + &padding))
+    };
+    for size in [limits::MAX_HEAD - 1, limits::MAX_HEAD] {
+        assert_eq!(fixture.exchange(&head(size)).await.status, 101, "{size}");
+    }
+    // The last byte is not waited for.
+    let more = head(limits::MAX_HEAD + 1);
+    let answer = fixture.exchange(&more[..limits::MAX_HEAD]).await;
+    assert_eq!(answer.status, 431);
+}
+
+#[tokio::test]
 async fn no_room_is_503_before_authentication_and_room_comes_back() {
     let mut fixture = Fixture::with_room(1).await;
     let (answer, session) = fixture.exchange_open(&handshake("", &with_token(ALICE))).await;
@@ -357,6 +374,36 @@ async fn no_room_is_503_before_authentication_and_room_comes_back() {
     })
     .await
     .unwrap();
+}
+
+#[tokio::test]
+async fn without_memory_there_is_no_room() {
+    let app = App::<Host>::new(Clock::system(), 8, 0).with_memory_check(|| false);
+    let refused = app.place().unwrap_err();
+    assert_eq!(refused.status(), 503);
+    let body = axum::body::to_bytes(
+        axum::response::IntoResponse::into_response(refused).into_body(),
+        1_000,
+    )
+    .await;
+    let text = r#"{"message":"The server has no room for another agent connection."}"#;
+    assert_eq!(String::from_utf8_lossy(&body.unwrap()).trim_end(), text);
+}
+
+#[tokio::test]
+async fn one_agent_has_room_for_so_many_sessions_and_others_have_theirs() {
+    let mut fixture = Fixture::new().await;
+    let mut held = Vec::new();
+    for _ in 0..limits::MAX_AGENT_SESSIONS {
+        let (answer, session) = fixture.exchange_open(&handshake("", &with_token(ALICE))).await;
+        assert_eq!(answer.status, 101);
+        fixture.next_session().await;
+        held.push(session);
+    }
+    let closing = |token| with_token(token) + "Connection: close\r\n";
+    let body = r#"{"message":"The agent has too many connections."}"#;
+    fixture.dial("", &closing(ALICE)).await.assert_json(503, body);
+    assert_eq!(fixture.dial("", &closing(BOB)).await.status, 101);
 }
 
 #[tokio::test]

@@ -8,6 +8,8 @@
 //! refuses text messages.
 
 mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzzing;
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;

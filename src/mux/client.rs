@@ -16,6 +16,7 @@ use prost::Message;
 
 use super::call::{ClientCall, ClientEvent};
 use super::error::{Status, TransportError};
+use super::layout::Bound;
 use super::pipe::{Close, CloseCode, Pipe, PipeError};
 use super::session::{Event, OpenError, Role, Session, StreamId, StreamMap};
 use super::stream::{AnyMessage, CallStream, Inbound, Outbound, decode};
@@ -173,7 +174,7 @@ impl fmt::Debug for Client {
 /// The one reply of a call.
 async fn first<Res: Message + Default>(call: &Handle) -> Result<Res, Status> {
     match poll_fn(|cx| call.poll_recv(cx)).await? {
-        Some(reply) => decode(reply),
+        Some(reply) => decode(reply, &Bound::PACKET),
         None => Err(Status::eof()),
     }
 }

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::error::Status;
+use super::layout::Bound;
 use super::metadata::Metadata;
 use super::quote::quote;
 use super::stream::{CallStream, Inbound, Outbound, Reply, decode};
@@ -123,6 +124,8 @@ pub enum Outcome {
 pub struct Registry<S> {
     methods: HashMap<&'static [u8], Method<S>>,
     interceptors: Vec<Box<dyn Interceptor<S>>>,
+    /// What a message of the method at a path may hold.
+    bounds: fn(&str) -> Bound,
 }
 
 impl<S> Default for Registry<S> {
@@ -130,6 +133,7 @@ impl<S> Default for Registry<S> {
         Self {
             methods: HashMap::new(),
             interceptors: Vec::new(),
+            bounds: |_| Bound::PACKET,
         }
     }
 }
@@ -148,6 +152,15 @@ impl<S: 'static> Registry<S> {
         Self::default()
     }
 
+    /// A registry without methods, which asks `bounds` what a message of the method at a path may hold. A message beyond
+    /// it is answered with an error and not decoded.
+    pub fn with_bounds(bounds: fn(&str) -> Bound) -> Self {
+        Self {
+            bounds,
+            ..Self::default()
+        }
+    }
+
     /// Adds an interceptor; the first one added is asked first.
     pub fn intercept(&mut self, interceptor: impl Interceptor<S>) {
         self.interceptors.push(Box::new(interceptor));
@@ -161,8 +174,9 @@ impl<S: 'static> Registry<S> {
         F: Fn(&S, Req) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Res, Status>> + Send + 'static,
     {
+        let bound = (self.bounds)(path);
         let start = move |session: &S, request: Bytes| {
-            let call = handler(session, decode(request)?);
+            let call = handler(session, decode(request, &bound)?);
             Ok(Box::pin(async move { call.await.map(|reply| Some(Reply::new(reply))) }) as HandlerFuture)
         };
         self.insert(path, Shape::Unary, Handler::Single(Box::new(start)));
@@ -176,8 +190,9 @@ impl<S: 'static> Registry<S> {
         F: Fn(&S, Req, Outbound<Res>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), Status>> + Send + 'static,
     {
+        let bound = (self.bounds)(path);
         let start = move |session: &S, request: Bytes, stream: Arc<dyn CallStream>| {
-            let call = handler(session, decode(request)?, Outbound::new(stream));
+            let call = handler(session, decode(request, &bound)?, Outbound::new(stream));
             Ok(Box::pin(async move { call.await.map(|()| None) }) as HandlerFuture)
         };
         self.insert(path, Shape::ServerStream, Handler::ServerStream(Box::new(start)));
@@ -191,8 +206,9 @@ impl<S: 'static> Registry<S> {
         F: Fn(&S, Inbound<Req>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Res, Status>> + Send + 'static,
     {
+        let bound = (self.bounds)(path);
         let start = move |session: &S, stream: Arc<dyn CallStream>| {
-            let call = handler(session, Inbound::new(stream));
+            let call = handler(session, Inbound::bounded(stream, bound));
             Box::pin(async move { call.await.map(|reply| Some(Reply::new(reply))) }) as HandlerFuture
         };
         self.insert(path, Shape::ClientStream, Handler::Stream(Box::new(start)));
@@ -206,8 +222,10 @@ impl<S: 'static> Registry<S> {
         F: Fn(&S, Inbound<Req>, Outbound<Res>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), Status>> + Send + 'static,
     {
+        let bound = (self.bounds)(path);
         let start = move |session: &S, stream: Arc<dyn CallStream>| {
-            let call = handler(session, Inbound::new(Arc::clone(&stream)), Outbound::new(stream));
+            let requests = Inbound::bounded(Arc::clone(&stream), bound);
+            let call = handler(session, requests, Outbound::new(stream));
             Box::pin(async move { call.await.map(|()| None) }) as HandlerFuture
         };
         self.insert(path, Shape::Bidi, Handler::Stream(Box::new(start)));

@@ -8,12 +8,14 @@
 //!   pending or later send fails, the handler is polled one last time, and then dropped. Clean-up belongs in guards.
 //! - A stream is half-closed only after the peer has done so, because a Go client takes an earlier end for a cancelled
 //!   call. Until then what it still sends is read and dropped, for at least [`DRAIN_LIMIT`].
+//! - A peer that makes more work than its share is read from more slowly; see [`MAX_OPENS_PER_SECOND`].
 //! - A reader that does not read holds up its own streams only: what they may buffer is bounded, and pings, credit and
 //!   other streams pass.
 
 mod cell;
 mod control;
 mod driver;
+mod pace;
 mod slot;
 #[cfg(test)]
 mod tests;
@@ -27,6 +29,7 @@ use std::time::Duration;
 
 pub use self::control::{CloseCause, Control};
 use self::driver::Driver;
+pub use self::pace::{MAX_AHEAD, MAX_FRAMES_PER_SECOND, MAX_OPENS_PER_SECOND, MAX_PINGS_PER_SECOND};
 use super::pipe::{Close, CloseCode, Pipe, PipeError};
 use super::registry::Registry;
 pub use super::session::SessionError;
@@ -56,8 +59,9 @@ pub const SEND_BUFFER: usize = 64 * 1024;
 /// greatest size. Handlers that send streams then wait as soon as they have anything waiting.
 pub const SESSION_SEND_BUFFER: usize = 16 * 1024 * 1024;
 
-/// Bytes of input that all calls of a session may hold, unread or in packets half received. An honest agent stays far
-/// below: it would take sixteen half-received packets of the greatest size. The stream that goes beyond it is reset.
+/// Bytes of input that all calls of a session may hold: unread, in packets half received, waiting to begin, or as the
+/// requests of handlers at work. An honest agent stays far below: it would take sixteen packets of the greatest size. The
+/// stream that goes beyond it is reset.
 pub const SESSION_RECEIVE_BUFFER: usize = 64 * 1024 * 1024;
 
 /// Bytes that one stream sends before the next one has its turn: a full message.

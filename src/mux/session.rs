@@ -33,7 +33,7 @@ pub(super) const WINDOW: u32 = 256 * 1024;
 
 /// Most streams of one session, those included that wait for the peer's FIN. An honest agent holds a handful, so this
 /// is generous; a peer above it has the new stream refused and keeps the others.
-pub(super) const MAX_STREAMS: usize = 4096;
+pub(crate) const MAX_STREAMS: usize = 4096;
 
 /// Most streams that a client opens without an answer. Go servers refuse more (hashicorp/yamux `AcceptBacklog`).
 const MAX_UNACKED: usize = 256;
@@ -113,6 +113,17 @@ pub(super) enum OpenError {
     Exhausted,
 }
 
+/// Work that the peer has made. Each frame counts once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Load {
+    /// Streams that it opened, or tried to.
+    pub(super) opens: u32,
+    /// Pings that want an answer.
+    pub(super) pings: u32,
+    /// Other frames.
+    pub(super) frames: u32,
+}
+
 /// One stream's credit and what has been said about it.
 #[derive(Debug)]
 struct Flow {
@@ -172,6 +183,7 @@ pub(super) struct Session {
     next_ping: u32,
     peer_gone: bool,
     dead: bool,
+    load: Load,
 }
 
 impl Session {
@@ -190,6 +202,7 @@ impl Session {
             next_ping: 0,
             peer_gone: false,
             dead: false,
+            load: Load::default(),
         }
     }
 
@@ -225,6 +238,11 @@ impl Session {
     /// Whether the input so far ends inside a frame, so that an end of the pipe now is not a clean one.
     pub(super) fn is_mid_frame(&self) -> bool {
         self.header_len > 0 || self.frame.is_some()
+    }
+
+    /// What the peer has made us do since the last time.
+    pub(super) fn take_load(&mut self) -> Load {
+        std::mem::take(&mut self.load)
     }
 
     /// What is to be sent. The caller takes from its front.
@@ -386,7 +404,7 @@ impl Session {
     }
 
     /// Streams that are open in either direction.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn stream_count(&self) -> usize {
         self.streams.len()
     }
@@ -408,9 +426,16 @@ impl Session {
     }
 
     fn on_header(&mut self, header: Header) -> Result<Step, SessionError> {
+        let syn = header.flags.contains(Flags::SYN);
+        // A chunk has far fewer frames than fit.
+        match header.kind {
+            Kind::Ping if syn => self.load.pings += 1,
+            Kind::Data | Kind::Window if syn => self.load.opens += 1,
+            _ => self.load.frames += 1,
+        }
         match header.kind {
             Kind::Ping => {
-                if header.flags.contains(Flags::SYN) {
+                if syn {
                     self.output
                         .frame(Kind::Ping, Flags::ACK, StreamId(0), header.length);
                 }

@@ -13,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 use prost::Message;
 
 use super::error::Status;
+use super::layout::Bound;
 
 /// A message whose type is no longer known, so that replies of all methods can share a path without being encoded
 /// before there is a buffer for them.
@@ -84,14 +85,21 @@ pub trait CallStream: Send + Sync {
 /// The messages that come in on one call.
 pub struct Inbound<T> {
     stream: Arc<dyn CallStream>,
+    bound: Bound,
     message: PhantomData<fn() -> T>,
 }
 
 impl<T> Inbound<T> {
     /// The receiving half of `stream`.
     pub fn new(stream: Arc<dyn CallStream>) -> Self {
+        Self::bounded(stream, Bound::PACKET)
+    }
+
+    /// The receiving half of `stream`, each message of which must be within `bound`.
+    pub fn bounded(stream: Arc<dyn CallStream>, bound: Bound) -> Self {
         Self {
             stream,
+            bound,
             message: PhantomData,
         }
     }
@@ -100,11 +108,11 @@ impl<T> Inbound<T> {
 impl<T: Message + Default> Inbound<T> {
     /// Waits for the next message; `None` once the peer has half-closed.
     ///
-    /// An error ends the stream: what the peer sent could not be decoded, the peer sent an error, or the call was
+    /// An error ends the stream: what the peer sent could not be decoded or was too much, the peer sent an error, or the call was
     /// cancelled.
     pub async fn next(&mut self) -> Result<Option<T>, Status> {
         match poll_fn(|cx| self.stream.poll_recv(cx)).await? {
-            Some(bytes) => decode(bytes).map(Some),
+            Some(bytes) => decode(bytes, &self.bound).map(Some),
             None => Ok(None),
         }
     }
@@ -169,6 +177,7 @@ impl<T> fmt::Debug for Outbound<T> {
 }
 
 /// Decodes a message, or says to the peer why it could not be.
-pub(super) fn decode<T: Message + Default>(bytes: Bytes) -> Result<T, Status> {
+pub(super) fn decode<T: Message + Default>(bytes: Bytes, bound: &Bound) -> Result<T, Status> {
+    bound.check(&bytes)?;
     T::decode(bytes).map_err(|error| Status::message(error.to_string()))
 }

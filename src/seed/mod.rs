@@ -12,4 +12,5 @@ mod values;
 
 pub use document::*;
 pub use read::SeedError;
+pub(crate) use read::{MAX_DOCUMENTS, MAX_FILE_BYTES};
 pub use values::{Name, Seconds, Slug, Text, Ttl};

@@ -10,10 +10,10 @@ use serde_json::Value;
 use super::{Agent, Document, Seed};
 
 /// Bytes of a seed file; some tens of thousands of agents.
-const MAX_FILE_BYTES: u64 = 64 << 20;
+pub(crate) const MAX_FILE_BYTES: u64 = 64 << 20;
 
 /// Documents of a seed file, YAML nodes in all, and the parser's events: what a file of the size above needs.
-const MAX_DOCUMENTS: usize = 100_000;
+pub(crate) const MAX_DOCUMENTS: usize = 100_000;
 const MAX_NODES: usize = 8_000_000;
 const MAX_EVENTS: usize = 16_000_000;
 

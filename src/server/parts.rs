@@ -24,6 +24,7 @@ use crate::config::{Config, ConnectionLogKind, NotificationsMethod};
 use crate::coordinator::MemoryCoordinator;
 use crate::http::Outbound;
 use crate::ids::ReplicaId;
+use crate::limits;
 use crate::mux::Registry;
 use crate::proto;
 use crate::pubsub::{Pubsub, bridge};
@@ -288,7 +289,7 @@ fn agent_metrics(config: &Config, clock: &Clock) -> Option<AgentMetrics> {
 
 /// The table of what clients may call. Metrics are only counted where somebody can read them.
 fn client_registry(metrics: Option<Metrics>) -> Arc<Registry<ClientContext>> {
-    let mut registry = Registry::new();
+    let mut registry = Registry::with_bounds(limits::message);
     if let Some(metrics) = metrics {
         registry.intercept(metrics);
     }
@@ -298,7 +299,7 @@ fn client_registry(metrics: Option<Metrics>) -> Arc<Registry<ClientContext>> {
 
 /// The table of all methods. Metrics are only counted where somebody can read them.
 fn registry(metrics: Option<Metrics>) -> Arc<Registry<SessionContext>> {
-    let mut registry = Registry::new();
+    let mut registry = Registry::with_bounds(limits::message);
     if let Some(metrics) = metrics {
         registry.intercept(metrics);
     }

@@ -18,7 +18,7 @@ pub const DEFAULT_STORE_WAIT: Duration = Duration::from_mins(15);
 
 /// Memory that waiting requests may hold together. A start storm of thousands of agents sends about 1 KiB each; what
 /// goes beyond it fails as it would have without waiting.
-const MAX_WAITING_BYTES: usize = 64 << 20;
+pub(crate) const MAX_WAITING_BYTES: usize = 64 << 20;
 
 /// What a waiting call holds beside its payload: its stream, its task's state, its reply.
 const CALL_OVERHEAD: usize = 1 << 10;

@@ -29,10 +29,10 @@ use crate::proto::agent::stats::metric::{Label, Type};
 pub const CLEANUP_INTERVAL: Duration = Duration::from_mins(2);
 
 /// Series of one agent; it sends about a hundred. Further ones are left out until others have expired.
-const MAX_SERIES: usize = 2_048;
+pub(crate) const MAX_SERIES: usize = 2_048;
 
 /// Bytes of the name and labels of one series, so that an agent holds at most 2 MiB of them.
-const MAX_SERIES_BYTES: usize = 1 << 10;
+pub(crate) const MAX_SERIES_BYTES: usize = 1 << 10;
 
 /// What names of the server's own metrics begin with. One family must not be written twice.
 const OWN_PREFIXES: [&str; 4] = [

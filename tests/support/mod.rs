@@ -5,6 +5,7 @@
 #![allow(clippy::missing_panics_doc, reason = "as in the tests")]
 
 pub mod http;
+pub mod raw;
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};

@@ -13,13 +13,13 @@ use super::super::{App, SessionHost};
 
 /// Largest body. Lines of a request make at most 1 MiB, as tools send them, and hardly a byte takes more than one in JSON;
 /// the agents' own calls may have as much.
-const MAX_BODY: usize = 4 << 20;
+pub(crate) const MAX_BODY: usize = 4 << 20;
 
 /// How long a body may take to come. Tools wait for 30 s in all.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Memory that bodies may take together. Most are of a few hundred bytes; only who has a token can send one.
-pub(super) const MAX_MEMORY: usize = 64 << 20;
+pub(crate) const MAX_MEMORY: usize = 64 << 20;
 
 /// Memory is counted in pieces of this size.
 pub(super) const PIECE: usize = 4 << 10;

@@ -20,16 +20,18 @@ use axum::http::request::Parts;
 use axum::routing::{get, patch, post};
 use tokio::sync::Semaphore;
 
+pub(crate) use body::{MAX_BODY, MAX_MEMORY as MAX_BODY_MEMORY};
+
 use super::error::ApiError;
 use super::{App, SessionHost, auth};
 use crate::batch::connections::Subject;
 use crate::store::Authenticated;
 
 /// Most requests that wait for a link to an external provider. Each reads a row a second, while a person logs in.
-const MAX_LISTENERS: usize = 256;
+pub(crate) const MAX_LISTENERS: usize = 256;
 
 /// Most streams of claims. Every agent holds one for as long as it lives.
-const MAX_REINIT_STREAMS: usize = 65_536;
+pub(crate) const MAX_REINIT_STREAMS: usize = 65_536;
 
 /// Room for requests that last or are large.
 #[derive(Debug)]

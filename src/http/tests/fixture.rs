@@ -119,7 +119,8 @@ impl SessionHost for Host {
 
 fn authenticated(name: &str) -> Authenticated {
     let agent = Agent {
-        id: AgentId(Uuid::nil()),
+        // Of different lengths, the two that there are.
+        id: AgentId(Uuid::from_u128(name.len() as u128)),
         parent_id: None,
         name: name.to_owned(),
         resource_id: ResourceId(Uuid::nil()),

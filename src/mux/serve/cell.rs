@@ -191,9 +191,13 @@ impl State {
         self.transport.buffered() + self.next_len()
     }
 
-    /// Bytes of input that are in memory.
+    /// Bytes of input that are in memory; those of a call that waits to begin too.
     pub(super) fn held(&self) -> usize {
-        self.transport.held() + self.next_len()
+        let waiting = match &self.next {
+            Some(Event::Invoke { path, metadata }) => path.len() + metadata.size(),
+            _ => self.next_len(),
+        };
+        self.transport.held() + waiting
     }
 
     fn next_len(&self) -> usize {

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::control::{Control, Shared};
+use super::pace::Pace;
 use super::slot::Slot;
 use super::timer::{Alarm, Timer};
 use super::{
@@ -32,6 +33,7 @@ pub(super) struct Driver<'r, S, P> {
     shared: Arc<Shared>,
     clock: Clock,
     timer: Timer,
+    pace: Pace,
     /// Calls that are being looked at in this turn.
     ready: Vec<StreamId>,
     /// Streams that wait for room in the session's output, in the order of their turns.
@@ -69,6 +71,7 @@ where
             shared: Arc::clone(control.shared()),
             clock,
             timer: Timer::default(),
+            pace: Pace::default(),
             ready: Vec::new(),
             waiting_for_room: VecDeque::new(),
             waiting_to_begin: VecDeque::new(),
@@ -116,14 +119,20 @@ where
     /// Reads what there is, up to a turn's worth. False when there may be more.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> bool {
         for _ in 0..READS_PER_TURN {
-            if self.end.is_some() || self.session.is_flooded() {
+            if self.end.is_some() || self.session.is_flooded() || self.timer.is_set(Alarm::Pace) {
                 return true;
             }
             match self.pipe.poll_recv(cx) {
                 Poll::Pending => return true,
                 Poll::Ready(Some(Ok(chunk))) => {
-                    self.shared.received(self.clock.monotonic());
+                    let now = self.clock.monotonic();
+                    self.shared.received(now);
                     self.on_chunk(chunk);
+                    self.pace.charge(self.session.take_load(), now);
+                    if let Some(wait) = self.pace.wait(now) {
+                        self.timer.arm(Alarm::Pace, &self.clock, wait);
+                        return true;
+                    }
                 }
                 Poll::Ready(Some(Err(error))) => self.end = Some(SessionEnd::Failed(error.into())),
                 Poll::Ready(None) if self.session.is_mid_frame() => {
@@ -283,9 +292,8 @@ where
         let Some(slot) = self.slots.get_mut(id) else {
             return;
         };
-        let state = slot.cell.lock();
-        let (unread, held) = (state.unread(), state.held());
-        drop(state);
+        let unread = slot.cell.lock().unread();
+        let held = slot.held_now();
         self.held = self.held + held - slot.held;
         slot.held = held;
         if unread < slot.uncredited {
@@ -435,6 +443,8 @@ where
             match alarm {
                 Alarm::Ack => self.session.ack_all(),
                 Alarm::Linger => self.give_up_lingering(),
+                // What the peer sent meanwhile has woken nobody.
+                Alarm::Pace => cx.waker().wake_by_ref(),
             }
         }
     }

@@ -48,6 +48,8 @@ pub(super) struct Running<'r, S> {
     pub(super) method: &'r Method<S>,
     pub(super) handler: HandlerFuture,
     pub(super) started: Instant,
+    /// Bytes of the request that it has, which it may keep for as long as it runs.
+    pub(super) request: usize,
 }
 
 /// A handler's result, or that it panicked.
@@ -77,6 +79,16 @@ impl<'r, S> Slot<'r, S> {
         self.peer_done || self.ended || (self.served && matches!(self.stage, Stage::Idle))
     }
 
+    /// Bytes of input that are in memory, wherever they are.
+    pub(super) fn held_now(&self) -> usize {
+        let of_call = match &self.stage {
+            Stage::Idle => 0,
+            Stage::AwaitsRequest(_, metadata) => metadata.size(),
+            Stage::Running(running) => running.request,
+        };
+        self.cell.lock().held() + of_call
+    }
+
     /// Polls the handler, which must be running.
     pub(super) fn poll_handler(&mut self) -> Poll<Returned> {
         let Stage::Running(running) = &mut self.stage else {
@@ -102,6 +114,7 @@ impl<'r, S> Slot<'r, S> {
                 method,
                 handler,
                 started,
+                ..
             }) => {
                 // A panic here has nobody to be reported to.
                 let _ = guard(|| drop(handler));

@@ -4,4 +4,5 @@ mod back_pressure;
 mod calls;
 mod ends;
 mod kit;
+mod pace;
 mod streams;

@@ -5,6 +5,9 @@
 mod clean;
 mod status;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) use clean::clean;
+
 use std::collections::BTreeMap;
 
 pub use self::status::{AppReporter, AppStatusError, AppStatusReport};

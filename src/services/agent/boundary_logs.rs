@@ -9,7 +9,7 @@ use crate::proto::agent::boundary_log::Resource;
 
 /// Requests of one call that are logged line by line. An agent sends what came together within seconds; beyond that it
 /// would only fill the disk.
-const MAX_LINES: usize = 4_096;
+pub(crate) const MAX_LINES: usize = 4_096;
 
 impl AgentApi {
     pub(super) fn log_boundary(&self, request: &proto::ReportBoundaryLogsRequest) {

@@ -22,7 +22,7 @@ const EXTERNAL_ICON: &str = "/emojis/1f310.png";
 
 /// Lines in one request. Agents send at most 1 MiB at a time and count 21 bytes for each line beside its text, which
 /// makes less than 50,000; without a bound, 4 MiB of empty lines would become two million rows.
-const MAX_LINES: usize = 65_536;
+pub(crate) const MAX_LINES: usize = 65_536;
 
 /// What a line takes in memory beside its text.
 const LINE_OVERHEAD: usize = size_of::<LogLine>();

@@ -8,10 +8,10 @@ use crate::mux::Status;
 use crate::proto::agent as proto;
 
 /// Bytes of all keys of a request.
-const MAX_KEYS: usize = 6_144;
+pub(crate) const MAX_KEYS: usize = 6_144;
 
 /// Bytes of a value, and of an error.
-const MAX_TEXT: usize = 2_048;
+pub(crate) const MAX_TEXT: usize = 2_048;
 
 /// Bytes of a value that a log line shows.
 const SHOWN: usize = 16;

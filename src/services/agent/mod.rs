@@ -11,6 +11,8 @@ mod autostart;
 mod boundary_logs;
 mod cached_workspace;
 mod connections;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod lifecycle;
 mod logs;
 mod manifest;
@@ -33,6 +35,14 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use url::Url;
 use uuid::Uuid;
+
+/// What [`crate::limits`] tells operators of.
+pub(crate) mod limits {
+    pub(crate) use super::boundary_logs::MAX_LINES as MAX_BOUNDARY_LINES;
+    pub(crate) use super::logs::MAX_LINES as MAX_LOG_LINES;
+    pub(crate) use super::metadata::{MAX_KEYS as MAX_METADATA_KEYS, MAX_TEXT as MAX_METADATA_TEXT};
+    pub(crate) use super::subagent::MAX_APPS as MAX_SUB_AGENT_APPS;
+}
 
 pub use self::announcement_banners::{Appearance, AppearanceError, Banner, StoreAppearance};
 pub use self::apps::{AppReporter, AppStatusError, AppStatusReport};

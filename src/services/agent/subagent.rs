@@ -20,7 +20,7 @@ use crate::store::{
 };
 
 /// Apps of one request: each is a row written under the store's write lock. A dev container has a handful.
-const MAX_APPS: usize = 1_000;
+pub(crate) const MAX_APPS: usize = 1_000;
 
 /// Display apps of one request, duplicates included; there are five kinds.
 const MAX_DISPLAY_APPS: usize = 1_000;

@@ -27,7 +27,7 @@ pub enum DerpConfigError {
 }
 
 /// Reads a map. Home parameters are set even when the text has none: agents dereference them.
-pub(super) fn parse(text: &[u8]) -> Result<DerpMap, DerpConfigError> {
+pub(crate) fn parse(text: &[u8]) -> Result<DerpMap, DerpConfigError> {
     let value: Value = serde_json::from_slice(text)?;
     let root = Fields::new("", &value)?;
     let mut map = DerpMap {

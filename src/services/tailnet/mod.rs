@@ -15,6 +15,11 @@ mod tests;
 pub mod updates;
 pub mod users;
 
+/// What [`crate::limits`] tells operators of.
+pub(crate) mod limits {
+    pub(crate) use super::updates::{MAX_OWNERS, MAX_ROWS, MAX_STREAMS_OF_OWNER};
+}
+
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;

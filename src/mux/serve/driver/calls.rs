@@ -13,7 +13,7 @@ use crate::mux::serve::DRAIN_LIMIT;
 use crate::mux::serve::cell::Reader;
 use crate::mux::serve::slot::{Panicked, Returned, Running, Stage, guard};
 use crate::mux::serve::timer::Alarm;
-use crate::mux::session::StreamId;
+use crate::mux::session::{Load, StreamId};
 
 impl<S, P> Driver<'_, S, P>
 where
@@ -25,6 +25,14 @@ where
             return;
         };
         slot.lingered = 0;
+        if slot.served {
+            // The first call of a stream counts with the stream.
+            let load = Load {
+                opens: 1,
+                ..Load::default()
+            };
+            self.pace.charge(load, self.clock.monotonic());
+        }
         match self.registry.lookup(path) {
             Err(status) => {
                 slot.cell.lock().drop_messages();
@@ -50,6 +58,7 @@ where
         };
         slot.cell.lock().drop_messages();
         let started = self.clock.monotonic();
+        let request_len = request.as_ref().map_or(0, Bytes::len);
         let cell = &slot.cell;
         let handler = guard(|| {
             self.registry
@@ -64,6 +73,7 @@ where
                     method,
                     handler,
                     started,
+                    request: request_len,
                 });
                 self.poll_handler(id);
             }

@@ -168,6 +168,82 @@ async fn wire_040_and_092_a_finished_call_keeps_reading() {
     }
 }
 
+/// The first of up to 200 streams that is reset, when each sends `input` after its SYN; how many bytes each holds is known.
+async fn first_reset(peer: &mut Peer, input: &[u8]) -> Option<u32> {
+    for stream in (1..400).step_by(2) {
+        for (index, part) in input.chunks(16 * 1024).enumerate() {
+            let flags = if index == 0 { SYN } else { 0 };
+            let header = bytes(&data(flags, stream, ""));
+            let length = u32::try_from(part.len()).unwrap().to_be_bytes();
+            peer.push(&[&header[..8], &length, part].concat());
+            settle().await;
+        }
+        let came = frames(&peer.received());
+        if let Some(frame) = came.iter().find(|frame| frame.1 & RST != 0) {
+            return Some(frame.2);
+        }
+    }
+    None
+}
+
+/// A DRPC packet of stream 1 with a MiB of data that `of` makes.
+fn mebibyte(kind: u8, id: u8, before: &str, after: usize) -> Vec<u8> {
+    let body = [bytes(before).to_vec(), vec![b'x'; after]].concat();
+    let len = body.len();
+    let varint =
+        [0, 7, 14].map(|shift| u8::try_from(len >> shift & 0x7f).unwrap() | u8::from(shift < 14) << 7);
+    [&[kind << 1 | 1, 1, id][..], &varint, &body].concat()
+}
+
+#[tokio::test(start_paused = true)]
+async fn metadata_of_calls_without_a_request_counts_as_input() {
+    let mut peer = Peer::new();
+    // One pair, whose value is a MiB: entry 0x0a with its length, key, value with its length.
+    let value = (1 << 20) - 16;
+    let varint = |len: usize| {
+        [0, 7, 14]
+            .map(|shift| format!("{:02x}", len >> shift & 0x7f | usize::from(shift < 14) << 7))
+            .concat()
+    };
+    let pair = format!("0a{}0a016112{}", varint(value + 7), varint(value));
+    let input = [
+        mebibyte(7, 1, &pair, value),
+        bytes(&drpc(1, 2, b"/t/Echo")).to_vec(),
+    ]
+    .concat();
+    let stream = first_reset(&mut peer, &input).await.expect("one stream is reset");
+    assert!((125..=135).contains(&stream), "64 of a MiB each: {stream}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_of_handlers_at_work_count_as_input() {
+    let mut peer = Peer::new();
+    let invoke = bytes(&drpc(1, 1, b"/t/Silent"));
+    // An unknown field of a MiB.
+    let len = (1 << 20) - 8;
+    let field = format!(
+        "7a{}",
+        [0, 7, 14]
+            .map(|shift| format!("{:02x}", len >> shift & 0x7f | usize::from(shift < 14) << 7))
+            .concat()
+    );
+    let input = [invoke.to_vec(), mebibyte(2, 2, &field, len)].concat();
+    let stream = first_reset(&mut peer, &input).await.expect("one stream is reset");
+    assert!((125..=135).contains(&stream), "64 of a MiB each: {stream}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn paths_of_calls_that_wait_to_begin_count_as_input() {
+    let mut peer = Peer::new();
+    // What is to be sent is at its limit, so that no call begins: errors as long as their paths, without credit to send.
+    let long = |byte: u8| mebibyte(1, 1, &format!("{byte:02x}"), (1 << 20) - 2);
+    let stream = first_reset(&mut peer, &long(b'/'))
+        .await
+        .expect("one stream is reset");
+    // Some twenty are answered, a quarter of each answer being the peer's credit; sixty-four of the others wait.
+    assert!((165..=180).contains(&stream), "{stream}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_session_that_hoards_input_loses_the_stream_that_does_it() {
     let mut peer = Peer::new();

@@ -30,7 +30,7 @@ const BELL: char = '\u{07}';
 const CSI: char = '\u{9b}';
 
 /// `text` as one line without markup.
-pub(super) fn clean(text: &str) -> String {
+pub(in crate::services::agent) fn clean(text: &str) -> String {
     let text = match unescape(text) {
         Some(unescaped) => strip_html(&unescaped),
         None => strip_html(text),

@@ -27,15 +27,15 @@ use crate::store::{Store, StoreError};
 
 /// Owners that are followed at a time. Each costs a task and a copy of what it shows, some 100 bytes for each workspace
 /// and agent.
-const MAX_OWNERS: usize = 4_096;
+pub(crate) const MAX_OWNERS: usize = 4_096;
 
 /// Streams that follow one owner. A user has a handful of machines; each stream costs some hundred bytes, and up to a
 /// copy of what is shown while it reads slowly.
-const MAX_STREAMS_OF_OWNER: usize = 256;
+pub(crate) const MAX_STREAMS_OF_OWNER: usize = 256;
 
 /// Rows that are read of one owner: agents, and workspaces without any. More are left out, those of sub agents first, so
 /// that a runaway agent bounds what it costs.
-const MAX_ROWS: u32 = 10_000;
+pub(crate) const MAX_ROWS: u32 = 10_000;
 
 /// Least time between two reads for one owner. Events come in bursts, such as when all agents of an owner come back.
 const MIN_INTERVAL: Duration = Duration::from_millis(200);

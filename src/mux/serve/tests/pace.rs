@@ -1,0 +1,93 @@
+//! Peers that make more work than their share: they wait, nobody loses anything.
+
+use std::time::Duration;
+
+use super::super::{MAX_FRAMES_PER_SECOND, MAX_OPENS_PER_SECOND, MAX_PINGS_PER_SECOND};
+use super::kit::*;
+
+type Frame = dyn Fn(u32) -> String;
+
+/// Most bytes that the pipe takes as one message.
+const CHUNK: usize = 32 * 1024;
+
+/// Sends `frame` so many times, some hundred in a message.
+async fn flood(peer: &mut Peer, count: u32, frame: impl Fn(u32) -> String) {
+    let mut input = Vec::new();
+    for number in 0..count {
+        input.extend_from_slice(&bytes(&frame(number)));
+        if input.len() > CHUNK - 100 {
+            peer.push(&input);
+            input.clear();
+        }
+    }
+    peer.push(&input);
+    // Each poll of the session takes a bounded number of messages.
+    settle().await;
+    peer.received();
+}
+
+/// Whether a call that is sent now is answered within a millisecond or so.
+async fn answers(peer: &mut Peer, stream: u32) -> bool {
+    peer.send(&[call(stream, "/t/Echo", "x")]).await;
+    !peer.received().is_empty()
+}
+
+fn ping(number: u32) -> String {
+    format!("0002000100000000{number:08x}")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_of_work_is_done_at_once_and_more_keeps_its_peer_waiting() {
+    // Opening a stream and resetting it is one open and one other frame.
+    let open_and_reset = |number: u32| window(SYN, 2 * number + 1, 0) + &window(RST, 2 * number + 1, 0);
+    let credit = |_: u32| window(0, 1, 0);
+    for (frame, most) in [
+        (&open_and_reset as &Frame, MAX_OPENS_PER_SECOND / 17 * 16),
+        (&ping, MAX_PINGS_PER_SECOND),
+        (&credit, MAX_FRAMES_PER_SECOND),
+    ] {
+        let mut peer = Peer::with_capacity(8 << 20);
+        // One less, for the call that follows and its frames.
+        flood(&mut peer, most - most / 100, frame).await;
+        assert!(answers(&mut peer, 1_000_001).await, "{most} a second");
+
+        let mut peer = Peer::with_capacity(8 << 20);
+        flood(&mut peer, most + most / 10, frame).await;
+        assert!(!answers(&mut peer, 1_000_001).await, "more than {most} a second");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(!peer.received().is_empty(), "it has waited long enough");
+        assert!(!peer.served.is_finished());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_waits_is_still_served_and_can_be_closed() {
+    let mut peer = Peer::with_capacity(8 << 20);
+    peer.send(&[call(1, "/t/Sleep", "50")]).await;
+    flood(&mut peer, 3 * MAX_PINGS_PER_SECOND, ping).await;
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    let replies = frames(&peer.received());
+    assert!(
+        replies.iter().any(|frame| frame.0 == 0 && frame.2 == 1),
+        "{replies:?}"
+    );
+    peer.control.close(crate::mux::CloseCause::Requested, "test");
+    peer.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_on_one_stream_count_as_streams_do() {
+    let mut peer = Peer::with_capacity(8 << 20);
+    let invoke = |number: u32| {
+        // A call of its own, which is cancelled at once.
+        let stream = number + 1;
+        let parts = [0, 7, 14, 21].map(|shift| stream >> shift & 0x7f | u32::from(shift < 21) << 7);
+        let varint = parts.map(|part| format!("{part:02x}")).concat();
+        let drpc = format!("03{varint}01072f742f4563686f 89{varint}0200").replace(' ', "");
+        data(if number == 0 { SYN } else { 0 }, 1, &drpc)
+    };
+    flood(&mut peer, MAX_OPENS_PER_SECOND + MAX_OPENS_PER_SECOND / 5, invoke).await;
+    assert!(!answers(&mut peer, 3).await);
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    assert!(!peer.received().is_empty());
+}
