@@ -36,6 +36,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// (`GetAuthenticatedWorkspaceAgentAndBuildByAuthToken`): the build is its workspace's latest, or it is a
     /// succeeded `start` build directly before a `stop` build whose job is pending or running; workspace and agent
     /// are not deleted.
+    ///
+    /// Fails while it is known that nothing can be written: an agent that is let in then could store nothing.
     async fn authenticate(&self, token: &AgentToken) -> Result<Option<Authenticated>, StoreError>;
 
     /// Of `builds`, those whose agents may no longer be connected, by the same rule as [`Store::authenticate`].
@@ -234,7 +236,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Removes some of the rows that are older than `before`, and says whether there may be more.
     async fn purge(&self, what: Expired, before: Timestamp) -> Result<bool, StoreError>;
 
-    /// Succeeds when the store answers.
+    /// Succeeds when the store can be read and written, which it tries.
     async fn ping(&self) -> Result<(), StoreError>;
 
     /// How many statements ran so far, by name.

@@ -14,6 +14,7 @@ mod connections;
 mod engine;
 mod error;
 mod events;
+mod health;
 mod logs;
 mod manifest;
 mod notifications;
@@ -115,6 +116,7 @@ impl SqliteStore {
 #[async_trait]
 impl Store for SqliteStore {
     async fn authenticate(&self, token: &AgentToken) -> Result<Option<Authenticated>, StoreError> {
+        self.database.expect_writable().await?;
         auth::authenticate(&self.database, token).await
     }
 
@@ -336,7 +338,8 @@ impl Store for SqliteStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.database.read().await?.one(PING.call()).await.map(|_| ())
+        self.database.read().await?.one(PING.call()).await?;
+        self.database.probe().await
     }
 
     fn statements(&self) -> Vec<(&'static str, u64)> {

@@ -1,0 +1,344 @@
+//! A store that is away for a while, and comes back.
+
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::go;
+use crate::support::http::{Answer, dial, send};
+use crate::support::{Data, EXAMPLE_SEED, Server, drpcd, eventually, may_write};
+
+/// How long an outage lasts in a plain run: longer than every timeout within the server, so that all that may wait waits.
+const SHORT: Duration = Duration::from_secs(12);
+
+/// What the specification asks for.
+const LONG: Duration = Duration::from_mins(10);
+
+/// What must fail within two seconds does so in this, on a machine that has other things to do.
+const FAIL_FAST: Duration = Duration::from_secs(4);
+
+/// Fast enough that every kind of write is due many times within [`SHORT`].
+const FLAGS: [&str; 4] = [
+    "--agent-stats-refresh-interval",
+    "1s",
+    "--agent-connection-update-frequency",
+    "1s",
+];
+
+/// A user without rights.
+const NOBODY: u32 = 65_534;
+
+/// A way in which a store can be away.
+struct Outage<'a> {
+    begin: &'a dyn Fn(),
+    end: &'a dyn Fn(),
+    /// The verb `seed`, if it meets the outage too.
+    seed: Option<&'a dyn Fn() -> Command>,
+    /// What everybody is told.
+    reason: &'a str,
+}
+
+fn rows(data: &Data, table: &str) -> u64 {
+    data.value(&format!("SELECT count(*) FROM {table}"))
+        .parse()
+        .unwrap()
+}
+
+/// Runs `ask`, which must not take long.
+#[track_caller]
+fn at_once<T>(what: &str, ask: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let answer = ask();
+    let took = start.elapsed();
+    assert!(took < FAIL_FAST, "{what} took {took:?}");
+    answer
+}
+
+/// A handshake that leaves no trace in connection times.
+fn handshake(server: &Server) -> Answer {
+    dial(&server.url, "?version=2.8&role=probe", &server.agent().token).0
+}
+
+fn patch_logs(server: &Server) -> Answer {
+    let body = json!({ "logs": [
+        { "created_at": "2026-03-20T12:00:00Z", "output": "over REST", "level": "info" }
+    ] });
+    let target = "/api/v2/workspaceagents/me/logs";
+    send(
+        &server.url,
+        "PATCH",
+        target,
+        &server.agent().token,
+        &body.to_string(),
+    )
+}
+
+/// What people and programs other than agents meet while the store is away.
+fn fails_fast(server: &Server, outage: &Outage<'_>) {
+    assert_eq!(at_once("healthz", || server.get("/healthz")).status, 200);
+    assert_eq!(at_once("readyz", || server.get("/readyz")).status, 503);
+    let refused = [
+        ("handshake", at_once("handshake", || handshake(server))),
+        ("PATCH logs", at_once("PATCH logs", || patch_logs(server))),
+    ];
+    for (what, answer) in refused {
+        assert_eq!(answer.status, 500, "{what}: {}", answer.body);
+        assert!(answer.body.contains(outage.reason), "{what}: {}", answer.body);
+    }
+    if let Some(seed) = outage.seed {
+        let output = at_once("seed", || seed().output().unwrap());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains("drpcd.db"), "{stderr}");
+    }
+}
+
+/// An agent starts, reports and is used while the store is away for `lasts`; nothing of it is lost or doubled.
+fn an_agent_survives(data: &Data, server: Server, lasts: Duration, outage: &Outage<'_>) {
+    let duration = format!("{}s", (lasts + Duration::from_secs(120)).as_secs());
+    let flags = [
+        "--use",
+        "--start-script",
+        "4s",
+        "--stop-script",
+        "1s",
+        "--log-lines",
+        "200",
+        "--banner-interval",
+        "1s",
+        "--duration",
+        &duration,
+    ];
+    let mut agent = go!("agent", server.agent(), &flags);
+    agent.await_line("lifecycle STARTING");
+    data.await_connected();
+    data.await_value("SELECT count(*) > 0 FROM workspace_agent_logs", "1");
+
+    (outage.begin)();
+    let began = Instant::now();
+    eventually(|| server.get("/readyz").status == 503).unwrap();
+    loop {
+        fails_fast(&server, outage);
+        if began.elapsed() > lasts {
+            break;
+        }
+        std::thread::sleep(lasts / 12);
+    }
+    (outage.end)();
+    eventually(|| server.get("/readyz").status == 200).unwrap();
+    assert_eq!(handshake(&server).status, 101);
+    agent.await_line("lifecycle READY");
+    agent.await_line("used");
+    let ready = data.value("SELECT max(last_connected_at) FROM workspace_agents");
+    data.await_value(
+        &format!("SELECT max(last_connected_at) > {ready} FROM workspace_agents"),
+        "1",
+    );
+    agent.terminate();
+    let report = agent.result();
+    assert_eq!(server.stop(), Some(0), "{}", data.log());
+    nothing_is_lost(data, &report);
+}
+
+fn nothing_is_lost(data: &Data, report: &Value) {
+    assert_eq!(report["connections"], 1, "{report:#}");
+    assert_eq!(report["log_lines_dropped"], 0);
+    for (method, rpc) in report["rpcs"].as_object().unwrap() {
+        assert_eq!(rpc["failed"], 0, "{method}: {rpc:#}");
+    }
+    assert_eq!(
+        report["lifecycle"].to_string(),
+        r#"["STARTING","READY","SHUTTING_DOWN","OFF"]"#
+    );
+    let main = "(SELECT id FROM workspace_agents WHERE parent_id IS NULL)";
+    assert_eq!(
+        data.value(&format!(
+            "SELECT lifecycle_state FROM workspace_agents WHERE id = {main}"
+        )),
+        "off"
+    );
+    assert_eq!(
+        rows(data, "workspace_agent_logs"),
+        report["log_lines"].as_u64().unwrap()
+    );
+    assert_eq!(rows(data, "workspace_agent_script_timings"), 2);
+    assert_eq!(rows(data, "workspace_app_statuses"), 2);
+    assert_eq!(rows(data, "connection_logs"), 2);
+    assert_eq!(rows(data, "boundary_usage_stats"), 1);
+    let sub_agents = data.query("SELECT name || deleted FROM workspace_agents WHERE parent_id IS NOT NULL");
+    assert_eq!(sub_agents, ["main-web0", "main-gone1"]);
+    // All reports but the first carry statistics.
+    let reports = report["stats_at_ms"].as_array().unwrap().len() as u64 - 1;
+    assert_eq!(rows(data, "workspace_agent_stats"), reports);
+    let values = data.query("SELECT * FROM (SELECT value FROM workspace_agent_metadata WHERE value <> '')");
+    assert_eq!(values.len(), 2, "{values:?}");
+    assert_eq!(
+        data.query("SELECT integrity_check FROM pragma_integrity_check"),
+        ["ok"]
+    );
+    assert!(!data.log().contains("panic"), "{}", data.log());
+}
+
+/// Seeds another workspace, for which something has to be written.
+fn seed_verb(data: &Data) -> Command {
+    let file = data.path().join("other.yaml");
+    std::fs::write(&file, EXAMPLE_SEED.replace("name: dev", "name: other")).unwrap();
+    let mut command = drpcd();
+    command.arg("seed").arg(file).arg("--data-dir").arg(data.path());
+    command
+}
+
+fn locked(lasts: Duration) {
+    let data = Data::new(EXAMPLE_SEED);
+    let server = data.serve(&FLAGS);
+    let lock = std::cell::Cell::new(None);
+    let outage = Outage {
+        begin: &|| lock.set(Some(data.lock())),
+        end: &|| drop(lock.take()),
+        seed: Some(&|| seed_verb(&data)),
+        reason: "database is locked",
+    };
+    an_agent_survives(&data, server, lasts, &outage);
+}
+
+#[test]
+fn an_agent_survives_a_store_that_somebody_else_has_locked() {
+    locked(SHORT);
+}
+
+#[test]
+#[ignore = "ten minutes"]
+fn an_agent_survives_a_store_that_is_locked_for_ten_minutes() {
+    locked(LONG);
+}
+
+#[test]
+fn an_agent_survives_a_full_disk() {
+    let data = Data::new(EXAMPLE_SEED);
+    let server = data.serve(&FLAGS);
+    let pid = server.pid();
+    let outage = Outage {
+        begin: &|| may_write(pid, false),
+        end: &|| may_write(pid, true),
+        seed: Some(&|| {
+            let verb = seed_verb(&data);
+            let mut limited = Command::new("prlimit");
+            limited
+                .arg("--fsize=0")
+                .arg(verb.get_program())
+                .args(verb.get_args());
+            limited
+        }),
+        reason: "disk I/O error",
+    };
+    an_agent_survives(&data, server, SHORT, &outage);
+}
+
+/// The binary as a user whom permissions bind. A copy, for where the binary is may be out of that user's reach.
+fn as_nobody(data: &Data) -> Command {
+    let binary = data.path().join("drpcd");
+    if !binary.exists() {
+        std::fs::copy(drpcd().get_program(), &binary).unwrap();
+    }
+    let mut command = Command::new("setpriv");
+    command
+        .env_clear()
+        .args([format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")])
+        .arg("--clear-groups")
+        .arg(binary);
+    command
+}
+
+/// Gives the files to `owner`, or to nobody at all.
+fn give(data: &Data, owner: Option<u32>) {
+    for name in ["", "drpcd.db", "drpcd.db-wal", "drpcd.db-shm"] {
+        let path = data.path().join(name);
+        if path.exists() {
+            let mode = match (name, owner) {
+                ("", _) => 0o755,
+                (_, Some(_)) => 0o600,
+                (_, None) => 0,
+            };
+            chown(&path, Some(owner.unwrap_or(0)), Some(owner.unwrap_or(0))).unwrap();
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn permissions_that_are_lost_refuse_a_start_and_newcomers_until_they_are_back() {
+    let data = Data::new(EXAMPLE_SEED);
+    give(&data, Some(NOBODY));
+    let server = data.serve_by(as_nobody(&data), &FLAGS);
+    let verb = || {
+        let verb = seed_verb(&data);
+        let mut command = as_nobody(&data);
+        command.args(verb.get_args());
+        command
+    };
+    // Nothing was read yet, so that the file has to be opened for it.
+    give(&data, None);
+    let outage = Outage {
+        begin: &|| (),
+        end: &|| (),
+        seed: Some(&verb),
+        reason: "unable to open database file",
+    };
+    fails_fast(&server, &outage);
+    let mut start = as_nobody(&data);
+    start.args(["server", "--http-address", "127.0.0.1:0", "--data-dir"]);
+    let output = at_once("start", || start.arg(data.path()).output().unwrap());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    let file = data.database().display().to_string();
+    assert!(
+        stderr.contains(&file) && stderr.contains("Permission denied"),
+        "{stderr}"
+    );
+
+    give(&data, Some(NOBODY));
+    eventually(|| server.get("/readyz").status == 200).unwrap();
+    let mut agent = go!(
+        "agent",
+        server.agent(),
+        &["--use", "--start-script", "2s", "--duration", "2m"]
+    );
+    agent.await_line("lifecycle STARTING");
+    // What is open stays open.
+    give(&data, None);
+    agent.await_line("used");
+    assert_eq!(server.get("/readyz").status, 200);
+    give(&data, Some(NOBODY));
+    agent.terminate();
+    let report = agent.result();
+    assert_eq!(server.stop(), Some(0), "{}", data.log());
+    nothing_is_lost(&data, &report);
+}
+
+#[test]
+fn an_agent_survives_a_store_that_takes_five_seconds_for_each_answer() {
+    let data = Data::new(EXAMPLE_SEED);
+    let server = data.serve(&FLAGS);
+    let mut agent = go!(
+        "agent",
+        server.agent(),
+        &["--use", "--start-script", "2s", "--duration", "3m"]
+    );
+    agent.await_line("lifecycle STARTING");
+    for _ in 0..4 {
+        let lock = data.lock();
+        std::thread::sleep(Duration::from_secs(5));
+        assert_eq!(at_once("healthz", || server.get("/healthz")).status, 200);
+        drop(lock);
+        // Longer than SQLite waits between two looks at a lock.
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    agent.await_line("used");
+    eventually(|| server.get("/readyz").status == 200).unwrap();
+    agent.terminate();
+    let report = agent.result();
+    assert_eq!(server.stop(), Some(0), "{}", data.log());
+    nothing_is_lost(&data, &report);
+}
