@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "as in the tests")]
 #![allow(clippy::missing_panics_doc, reason = "as in the tests")]
 
+pub mod client;
 pub mod http;
 
 use std::io::{BufRead, BufReader, Read};
