@@ -6,6 +6,7 @@
 
 mod crash;
 mod damage;
+mod network;
 mod outage;
 #[path = "../support/mod.rs"]
 mod support;

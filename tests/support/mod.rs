@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod http;
+pub mod proxy;
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
