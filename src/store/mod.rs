@@ -208,7 +208,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         changes: &[ConnectionChange],
     ) -> Result<(), StoreError>;
 
-    /// Records that sessions live at `at`: `last_connected_at`, the replica, `updated_at`; never `disconnected_at`.
+    /// Records that sessions live at `at`: `last_connected_at`, later than any earlier disconnect; the replica,
+    /// `updated_at`; never `disconnected_at`.
     async fn record_heartbeats(
         &self,
         replica: ReplicaId,
@@ -230,7 +231,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Events that other processes left since the last call, oldest first. Cheap when there are none.
     async fn take_events(&self) -> Result<Vec<StoredEvent>, StoreError>;
 
-    /// Forgets events made before `before`.
+    /// Forgets events made before `before`, of those that [`Store::take_events`] has brought.
     async fn prune_events(&self, before: Timestamp) -> Result<(), StoreError>;
 
     /// Removes some of the rows that are older than `before`, and says whether there may be more.

@@ -330,7 +330,7 @@ impl Store for SqliteStore {
     }
 
     async fn prune_events(&self, before: Timestamp) -> Result<(), StoreError> {
-        events::prune(&self.database, before).await
+        self.cursor.prune(&self.database, before).await
     }
 
     async fn purge(&self, what: Expired, before: Timestamp) -> Result<bool, StoreError> {
