@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{self, ConfigError, ConfigFile};
 
@@ -105,11 +105,11 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn survive_file_size_limit() -> Result<(), Failure> {
     // The handler stays when its receiver is dropped.
     let kind = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
-    signal(kind).map(drop).map_err(no_signals)
+    listen(kind).map(drop)
 }
 
-fn no_signals(error: std::io::Error) -> Failure {
-    Failure::Failed(format!("cannot listen for signals: {error}"))
+fn listen(kind: SignalKind) -> Result<Signal, Failure> {
+    signal(kind).map_err(|error| Failure::Failed(format!("cannot listen for signals: {error}")))
 }
 
 enum ParseError {

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::process;
 
 use clap::Args;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind};
 
-use super::{Failure, no_signals, seed, survive_file_size_limit};
+use super::{Failure, listen, seed, survive_file_size_limit};
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::seed::Seed;
@@ -75,10 +75,6 @@ async fn serve(config: Config, seed_file: Option<Seed>) -> Result<(), Failure> {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
-}
-
-fn listen(kind: SignalKind) -> Result<Signal, Failure> {
-    signal(kind).map_err(no_signals)
 }
 
 impl Signals {

@@ -20,28 +20,35 @@ fn conn_031_a_partition_ends_the_session_and_the_agent_comes_again() {
         (Lane::SILENT, Lane::GOOD),
         (Lane::GOOD, Lane::SILENT),
     ];
-    for (to_server, to_agent) in directions {
-        let data = Data::new(EXAMPLE_SEED);
-        let server = quick(&data);
-        let proxy = Proxy::new(&server);
-        let mut agent = go!("agent", &proxy.agent(&server), &["--duration", "2m"]);
-        agent.await_line("lifecycle READY");
-        data.await_status("connected");
-        proxy.set(to_server, to_agent);
-        eventually(|| data.log().contains(TIMED_OUT)).unwrap();
-        data.await_status("disconnected");
-        proxy.set(Lane::GOOD, Lane::GOOD);
-        data.await_status("connected");
-        agent.terminate();
-        let report = agent.result();
-        assert_eq!(report["connections"], 2, "{to_server:?} {to_agent:?}: {report:#}");
-        assert_eq!(
-            report["lifecycle"].to_string(),
-            r#"["STARTING","READY","SHUTTING_DOWN","OFF"]"#
-        );
-        data.await_status("disconnected");
-        assert_eq!(server.stop(), Some(0));
-    }
+    std::thread::scope(|scope| {
+        for (to_server, to_agent) in directions {
+            scope.spawn(move || partition(to_server, to_agent));
+        }
+    });
+}
+
+/// What arrives where while it lasts.
+fn partition(to_server: Lane, to_agent: Lane) {
+    let data = Data::new(EXAMPLE_SEED);
+    let server = quick(&data);
+    let proxy = Proxy::new(&server);
+    let mut agent = go!("agent", &proxy.agent(&server), &["--duration", "2m"]);
+    agent.await_line("lifecycle READY");
+    data.await_status("connected");
+    proxy.set(to_server, to_agent);
+    eventually(|| data.log().contains(TIMED_OUT)).unwrap();
+    data.await_status("disconnected");
+    proxy.set(Lane::GOOD, Lane::GOOD);
+    data.await_status("connected");
+    agent.terminate();
+    let report = agent.result();
+    assert_eq!(report["connections"], 2, "{to_server:?} {to_agent:?}: {report:#}");
+    assert_eq!(
+        report["lifecycle"].to_string(),
+        r#"["STARTING","READY","SHUTTING_DOWN","OFF"]"#
+    );
+    data.await_status("disconnected");
+    assert_eq!(server.stop(), Some(0));
 }
 
 #[test]
@@ -181,7 +188,8 @@ fn a_network_that_is_slow_and_trickles_changes_nothing() {
         ..Lane::GOOD
     };
     let slow = Lane {
-        delay: Duration::from_millis(100),
+        delay: Duration::from_millis(30),
+        piece: 1_024,
         ..Lane::GOOD
     };
     for (to_server, to_agent) in [(trickle, trickle), (slow, slow)] {

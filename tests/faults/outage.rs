@@ -11,7 +11,7 @@ use crate::support::http::{Answer, dial, send};
 use crate::support::{Data, EXAMPLE_SEED, Server, drpcd, eventually, may_write};
 
 /// How long an outage lasts in a plain run: longer than every timeout within the server, so that all that may wait waits.
-const SHORT: Duration = Duration::from_secs(12);
+const SHORT: Duration = Duration::from_secs(8);
 
 /// What the specification asks for.
 const LONG: Duration = Duration::from_mins(10);
@@ -327,7 +327,7 @@ fn an_agent_survives_a_store_that_takes_five_seconds_for_each_answer() {
         &["--use", "--start-script", "2s", "--duration", "3m"]
     );
     agent.await_line("lifecycle STARTING");
-    for _ in 0..4 {
+    for _ in 0..3 {
         let lock = data.lock();
         std::thread::sleep(Duration::from_secs(5));
         assert_eq!(at_once("healthz", || server.get("/healthz")).status, 200);

@@ -162,7 +162,9 @@ impl Pump {
             let mut rest = &buffer[..read];
             while !rest.is_empty() {
                 let lane = self.open_lane().await;
-                tokio::time::sleep(lane.delay).await;
+                if !lane.delay.is_zero() {
+                    tokio::time::sleep(lane.delay).await;
+                }
                 let (piece, behind) = rest.split_at(rest.len().min(lane.piece));
                 if self.to.write_all(piece).await.is_err() {
                     return;
