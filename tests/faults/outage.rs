@@ -4,11 +4,13 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use drpcd::proto::agent::DeleteSubAgentRequest;
 use serde_json::{Value, json};
+use tokio::runtime::Runtime;
 
-use crate::go;
+use crate::support::client;
 use crate::support::http::{Answer, dial, send};
-use crate::support::{Data, EXAMPLE_SEED, Server, drpcd, eventually, may_write};
+use crate::support::{Data, EXAMPLE_SEED, Server, drpcd, eventually, go, may_write};
 
 /// How long an outage lasts in a plain run: longer than every timeout within the server, so that all that may wait waits.
 const SHORT: Duration = Duration::from_secs(8);
@@ -95,8 +97,9 @@ fn fails_fast(server: &Server, outage: &Outage<'_>) {
     }
 }
 
-/// An agent starts, reports and is used while the store is away for `lasts`; nothing of it is lost or doubled.
-fn an_agent_survives(data: &Data, server: Server, lasts: Duration, outage: &Outage<'_>) {
+/// An agent starts, reports and is used while the store is away for `lasts`. Returns what it has to tell; `None` without
+/// Go.
+fn an_agent_survives(data: &Data, server: &Server, lasts: Duration, outage: &Outage<'_>) -> Option<Value> {
     let duration = format!("{}s", (lasts + Duration::from_secs(120)).as_secs());
     let flags = [
         "--use",
@@ -111,7 +114,7 @@ fn an_agent_survives(data: &Data, server: Server, lasts: Duration, outage: &Outa
         "--duration",
         &duration,
     ];
-    let mut agent = go!("agent", server.agent(), &flags);
+    let mut agent = go("agent", server.agent(), &flags)?;
     agent.await_line("lifecycle STARTING");
     data.await_connected();
     data.await_value("SELECT count(*) > 0 FROM workspace_agent_logs", "1");
@@ -120,7 +123,7 @@ fn an_agent_survives(data: &Data, server: Server, lasts: Duration, outage: &Outa
     let began = Instant::now();
     eventually(|| server.get("/readyz").status == 503).unwrap();
     loop {
-        fails_fast(&server, outage);
+        fails_fast(server, outage);
         if began.elapsed() > lasts {
             break;
         }
@@ -128,7 +131,7 @@ fn an_agent_survives(data: &Data, server: Server, lasts: Duration, outage: &Outa
     }
     (outage.end)();
     eventually(|| server.get("/readyz").status == 200).unwrap();
-    assert_eq!(handshake(&server).status, 101);
+    assert_eq!(handshake(server).status, 101);
     agent.await_line("lifecycle READY");
     agent.await_line("used");
     let ready = data.value("SELECT max(last_connected_at) FROM workspace_agents");
@@ -138,11 +141,12 @@ fn an_agent_survives(data: &Data, server: Server, lasts: Duration, outage: &Outa
     );
     agent.terminate();
     let report = agent.result();
-    assert_eq!(server.stop(), Some(0), "{}", data.log());
-    nothing_is_lost(data, &report);
+    Some(report)
 }
 
-fn nothing_is_lost(data: &Data, report: &Value) {
+/// Compares the store with what an agent was told, once all that is batched was written.
+fn nothing_is_lost(data: &Data, server: Server, report: &Value) {
+    assert_eq!(server.stop(), Some(0), "{}", data.log());
     assert_eq!(report["connections"], 1, "{report:#}");
     assert_eq!(report["log_lines_dropped"], 0);
     for (method, rpc) in report["rpcs"].as_object().unwrap() {
@@ -200,7 +204,9 @@ fn locked(lasts: Duration) {
         seed: Some(&|| seed_verb(&data)),
         reason: "database is locked",
     };
-    an_agent_survives(&data, server, lasts, &outage);
+    if let Some(report) = an_agent_survives(&data, &server, lasts, &outage) {
+        nothing_is_lost(&data, server, &report);
+    }
 }
 
 #[test]
@@ -233,7 +239,9 @@ fn an_agent_survives_a_full_disk() {
         }),
         reason: "disk I/O error",
     };
-    an_agent_survives(&data, server, SHORT, &outage);
+    if let Some(report) = an_agent_survives(&data, &server, SHORT, &outage) {
+        nothing_is_lost(&data, server, &report);
+    }
 }
 
 /// The binary as a user whom permissions bind. A copy, for where the binary is may be out of that user's reach.
@@ -251,42 +259,80 @@ fn as_nobody(data: &Data) -> Command {
     command
 }
 
-/// Gives the files to `owner`, or to nobody at all.
-fn give(data: &Data, owner: Option<u32>) {
+/// Whether the server's user may write the files, or only read them.
+fn permit(data: &Data, write: bool) {
+    let (owner, directory, file) = if write {
+        (NOBODY, 0o755, 0o600)
+    } else {
+        (0, 0o555, 0o444)
+    };
     for name in ["", "drpcd.db", "drpcd.db-wal", "drpcd.db-shm"] {
         let path = data.path().join(name);
         if path.exists() {
-            let mode = match (name, owner) {
-                ("", _) => 0o755,
-                (_, Some(_)) => 0o600,
-                (_, None) => 0,
-            };
-            chown(&path, Some(owner.unwrap_or(0)), Some(owner.unwrap_or(0))).unwrap();
+            let mode = if name.is_empty() { directory } else { file };
+            chown(&path, Some(owner), Some(owner)).unwrap();
             std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
         }
     }
 }
 
+/// Makes the server give up the connection that it has open, by calls that are cancelled while they wait for a lock.
+fn lose_connection(data: &Data, server: &Server, runtime: &Runtime) {
+    let callers: Vec<_> = (0..4)
+        .map(|_| runtime.block_on(client::dial(server.agent(), "probe")).unwrap())
+        .collect();
+    let lock = data.lock();
+    for caller in callers {
+        let call = runtime.spawn(async move {
+            // Of nobody: nothing comes of it, should it get through.
+            let id = vec![7; 16];
+            let _ = caller.delete_sub_agent(&DeleteSubAgentRequest { id }).await;
+        });
+        std::thread::sleep(Duration::from_millis(700));
+        call.abort();
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    drop(lock);
+}
+
 #[test]
-fn permissions_that_are_lost_refuse_a_start_and_newcomers_until_they_are_back() {
+fn an_agent_survives_the_loss_of_permissions() {
     let data = Data::new(EXAMPLE_SEED);
-    give(&data, Some(NOBODY));
+    permit(&data, true);
     let server = data.serve_by(as_nobody(&data), &FLAGS);
-    let verb = || {
-        let verb = seed_verb(&data);
-        let mut command = as_nobody(&data);
-        command.args(verb.get_args());
-        command
+    let runtime = Runtime::new().unwrap();
+    let begin = || {
+        permit(&data, false);
+        // What is open stays open.
+        assert_eq!(server.get("/readyz").status, 200);
+        let lost = || {
+            lose_connection(&data, &server, &runtime);
+            server.get("/readyz").status == 503
+        };
+        eventually(lost).unwrap();
     };
-    // Nothing was read yet, so that the file has to be opened for it.
-    give(&data, None);
     let outage = Outage {
-        begin: &|| (),
-        end: &|| (),
-        seed: Some(&verb),
-        reason: "unable to open database file",
+        begin: &begin,
+        end: &|| permit(&data, true),
+        seed: Some(&|| {
+            let verb = seed_verb(&data);
+            let mut command = as_nobody(&data);
+            command.args(verb.get_args());
+            command
+        }),
+        reason: "attempt to write a readonly database",
     };
-    fails_fast(&server, &outage);
+    if let Some(report) = an_agent_survives(&data, &server, SHORT, &outage) {
+        nothing_is_lost(&data, server, &report);
+    }
+}
+
+#[test]
+fn a_start_without_permissions_is_refused_and_names_the_file() {
+    let data = Data::new(EXAMPLE_SEED);
+    permit(&data, true);
+    assert_eq!(data.serve_by(as_nobody(&data), &[]).stop(), Some(0));
+    permit(&data, false);
     let mut start = as_nobody(&data);
     start.args(["server", "--http-address", "127.0.0.1:0", "--data-dir"]);
     let output = at_once("start", || start.arg(data.path()).output().unwrap());
@@ -297,35 +343,18 @@ fn permissions_that_are_lost_refuse_a_start_and_newcomers_until_they_are_back() 
         stderr.contains(&file) && stderr.contains("Permission denied"),
         "{stderr}"
     );
-
-    give(&data, Some(NOBODY));
-    eventually(|| server.get("/readyz").status == 200).unwrap();
-    let mut agent = go!(
-        "agent",
-        server.agent(),
-        &["--use", "--start-script", "2s", "--duration", "2m"]
-    );
-    agent.await_line("lifecycle STARTING");
-    // What is open stays open.
-    give(&data, None);
-    agent.await_line("used");
-    assert_eq!(server.get("/readyz").status, 200);
-    give(&data, Some(NOBODY));
-    agent.terminate();
-    let report = agent.result();
-    assert_eq!(server.stop(), Some(0), "{}", data.log());
-    nothing_is_lost(&data, &report);
+    permit(&data, true);
+    assert_eq!(data.serve_by(as_nobody(&data), &[]).stop(), Some(0));
 }
 
 #[test]
 fn an_agent_survives_a_store_that_takes_five_seconds_for_each_answer() {
     let data = Data::new(EXAMPLE_SEED);
     let server = data.serve(&FLAGS);
-    let mut agent = go!(
-        "agent",
-        server.agent(),
-        &["--use", "--start-script", "2s", "--duration", "3m"]
-    );
+    let flags = ["--use", "--start-script", "2s", "--duration", "3m"];
+    let Some(mut agent) = go("agent", server.agent(), &flags) else {
+        return;
+    };
     agent.await_line("lifecycle STARTING");
     for _ in 0..3 {
         let lock = data.lock();
@@ -339,6 +368,5 @@ fn an_agent_survives_a_store_that_takes_five_seconds_for_each_answer() {
     eventually(|| server.get("/readyz").status == 200).unwrap();
     agent.terminate();
     let report = agent.result();
-    assert_eq!(server.stop(), Some(0), "{}", data.log());
-    nothing_is_lost(&data, &report);
+    nothing_is_lost(&data, server, &report);
 }

@@ -59,12 +59,17 @@ impl Pipe for Socket {
     }
 }
 
-/// Dials as an agent; the session lives in a task until it ends.
+/// Dials as an agent does.
 pub async fn agent(agent: &SeededAgent) -> Result<AgentClient, Error> {
+    dial(agent, "agent").await
+}
+
+/// Dials with an agent's token, as whoever `role` says; the session lives in a task until it ends.
+pub async fn dial(agent: &SeededAgent, role: &str) -> Result<AgentClient, Error> {
     let address = agent.url.strip_prefix("http://").unwrap();
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
-    let target = format!("ws://{address}{}?version=2.8&role=agent", super::http::RPC);
+    let target = format!("ws://{address}{}?version=2.8&role={role}", super::http::RPC);
     let mut request = target.into_client_request()?;
     let token = agent.token.parse().unwrap();
     request.headers_mut().insert("Coder-Session-Token", token);
