@@ -19,8 +19,11 @@ fn main() -> io::Result<()> {
             ".coder.tailnet.v2.TelemetryRequest",
             "crate::proto::tailnet::TelemetryRequest",
         )
-        // Holds a token; src/proto.rs has a Debug that does not show it.
-        .skip_debug([".coder.agent.v2.SubAgent"])
+        // Hold a token; src/proto.rs has a Debug that does not show it.
+        .skip_debug([
+            ".coder.agent.v2.SubAgent",
+            ".coder.tailnet.v2.RefreshResumeTokenResponse",
+        ])
         .service_generator(Box::new(Generator))
         .compile_fds(files)
 }

@@ -220,6 +220,16 @@ pub struct Config {
     )]
     pub block_direct_connections: bool,
 
+    /// What names of workspaces end with on clients' machines.
+    #[arg(
+        id = "workspaceHostnameSuffix",
+        long = "workspace-hostname-suffix",
+        env = "CODER_WORKSPACE_HOSTNAME_SUFFIX",
+        value_name = "SUFFIX",
+        default_value = "coder"
+    )]
+    pub workspace_hostname_suffix: String,
+
     /// How often agents report statistics; 0 is 5m.
     #[arg(
         id = "agentStatsRefreshInterval",

@@ -2,6 +2,7 @@
 
 pub mod batch;
 pub mod cli;
+pub mod client_token;
 pub mod clock;
 pub mod config;
 pub mod coordinator;

@@ -39,3 +39,13 @@ impl fmt::Debug for agent::SubAgent {
             .finish_non_exhaustive()
     }
 }
+
+impl fmt::Debug for tailnet::RefreshResumeTokenResponse {
+    /// Without the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RefreshResumeTokenResponse")
+            .field("refresh_in", &self.refresh_in)
+            .field("expires_at", &self.expires_at)
+            .finish_non_exhaustive()
+    }
+}

@@ -2,6 +2,7 @@
 //!
 //! Owns who gets which part and what happens when; every rule about calls, rows or bytes is elsewhere.
 
+mod clients;
 mod limits;
 mod parts;
 mod retention;
@@ -47,6 +48,9 @@ pub enum StartError {
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] OpenError),
+    /// The store does not give what clients' sessions need.
+    #[error("cannot read the key of resume tokens: {0}")]
+    ResumeKey(StoreError),
     /// The DERP map cannot be served.
     #[error(transparent)]
     Derp(#[from] DerpError),

@@ -5,6 +5,7 @@
 
 mod seed;
 mod server;
+mod token;
 mod version;
 
 use std::ffi::OsString;
@@ -31,6 +32,7 @@ struct Cli {
 enum Verb {
     Server(Box<server::ServerArgs>),
     Seed(seed::SeedArgs),
+    Token(token::TokenArgs),
     Version(version::VersionArgs),
 }
 
@@ -82,6 +84,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => match cli.verb {
             Verb::Server(args) => server::run(*args),
             Verb::Seed(args) => seed::run(&args),
+            Verb::Token(args) => token::run(&args),
             Verb::Version(_) => version::run(),
         },
         Err(ParseError::Clap(error)) => {
@@ -141,7 +144,10 @@ fn config_path(command: &clap::Command, args: &[OsString]) -> Option<PathBuf> {
         .ignore_errors(true)
         .try_get_matches_from(args)
         .ok()?;
-    let (_, verb) = matches.subcommand()?;
+    let (_, mut verb) = matches.subcommand()?;
+    while let Some((_, inner)) = verb.subcommand() {
+        verb = inner;
+    }
     let path = verb.try_get_one::<PathBuf>("config").ok().flatten()?;
     (!path.as_os_str().is_empty()).then(|| path.clone())
 }

@@ -21,19 +21,22 @@ pub fn layer(command: Command, file: Option<&ConfigFile>) -> Result<Command, Con
         let known = |key: &str| key != "config" && arguments(&command).any(|arg| arg.get_id() == key);
         file.check_keys(known)?;
     }
-    Ok(command.mut_subcommands(|verb| {
-        verb.mut_args(|arg| {
-            let arg = if env_is_empty(&arg) {
-                arg.env(Resettable::Reset)
-            } else {
-                arg
-            };
-            match file.and_then(|file| file.get(arg.get_id().as_str())) {
-                Some(value) => arg.default_value(value.to_owned()).required(false),
-                None => arg,
-            }
-        })
-    }))
+    Ok(command.mut_subcommands(|verb| layer_verb(verb, file)))
+}
+
+fn layer_verb(verb: Command, file: Option<&ConfigFile>) -> Command {
+    let verb = verb.mut_args(|arg| {
+        let arg = if env_is_empty(&arg) {
+            arg.env(Resettable::Reset)
+        } else {
+            arg
+        };
+        match file.and_then(|file| file.get(arg.get_id().as_str())) {
+            Some(value) => arg.default_value(value.to_owned()).required(false),
+            None => arg,
+        }
+    });
+    verb.mut_subcommands(|verb| layer_verb(verb, file))
 }
 
 fn env_is_empty(arg: &Arg) -> bool {
@@ -41,8 +44,10 @@ fn env_is_empty(arg: &Arg) -> bool {
         .is_some_and(|name| std::env::var_os(name).is_some_and(|value| value.is_empty()))
 }
 
-fn arguments(command: &Command) -> impl Iterator<Item = &Arg> {
-    command.get_subcommands().flat_map(Command::get_arguments)
+/// The arguments of all verbs, and of the verbs of verbs.
+fn arguments(command: &Command) -> Box<dyn Iterator<Item = &Arg> + '_> {
+    let verbs = command.get_subcommands();
+    Box::new(verbs.flat_map(|verb| verb.get_arguments().chain(arguments(verb))))
 }
 
 /// What is wrong with a setting, naming its flag, its environment variable, its key in the file, and the value.

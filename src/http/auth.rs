@@ -16,7 +16,7 @@ use crate::ids::AgentToken;
 use crate::store::{ApiKeyScope, Authenticated, StoreError};
 
 /// Cookie and query parameter that may hold the token.
-const TOKEN_COOKIE: &str = "coder_session_token";
+pub(super) const TOKEN_COOKIE: &str = "coder_session_token";
 
 /// Header that holds it in requests of agents since 2.31.
 const TOKEN_HEADER: &str = "coder-session-token";
@@ -92,7 +92,7 @@ fn authorized(found: Result<Option<Authenticated>, StoreError>) -> Result<Authen
 }
 
 /// The first place that holds anything wins.
-fn find(request: &Parts) -> Option<Vec<u8>> {
+pub(super) fn find(request: &Parts) -> Option<Vec<u8>> {
     let (headers, url) = (&request.headers, request.uri.query());
     let from_query = |name| query::first_non_empty(url, name).map(|value| value.into_owned().into_bytes());
     let non_empty = |value: &[u8]| (!value.is_empty()).then(|| value.to_vec());
@@ -139,7 +139,7 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
 
 /// Reads a UUID in every form that Go's google/uuid `uuid.go` (`ParseBytes`) takes: 36 characters, 32 hex digits, behind
 /// `urn:uuid:`, or in braces. Like there, what stands in the places of the braces is not looked at.
-fn parse_uuid(text: &[u8]) -> Option<Uuid> {
+pub(super) fn parse_uuid(text: &[u8]) -> Option<Uuid> {
     const URN: &[u8] = b"urn:uuid:";
     let hyphenated: &[u8] = match text.len() {
         32 => return Some(Uuid::from_u128(hex(text.iter().copied())?)),

@@ -6,6 +6,7 @@
 
 mod agents;
 mod auth;
+mod clients;
 mod debug;
 mod error;
 mod health;
@@ -37,12 +38,14 @@ pub use listener::Listener;
 pub use outbound::{Outbound, OutboundError};
 pub use websocket::WebSocketPipe;
 
+use crate::client_token::ClientToken;
 use crate::clock::Clock;
-use crate::coordinator::Snapshot;
-use crate::ids::{AgentToken, UserId};
+use crate::coordinator::{PeerId, Snapshot};
+use crate::ids::{AgentId, AgentToken, UserId};
+use crate::proto::tailnet::DerpMap;
 use crate::services::agent::AgentServices;
 use crate::services::external_auth::ExternalAuth;
-use crate::store::{Authenticated, GitSshKey, StoreError};
+use crate::store::{Authenticated, Client, GitSshKey, StoreError};
 
 /// Sent with every answer, as the original does.
 const BUILD_VERSION_HEADER: HeaderName = HeaderName::from_static("x-coder-build-version");
@@ -62,6 +65,28 @@ pub trait SessionHost: Send + Sync + 'static {
 
     /// Takes over a session, which counts as live from here on, and serves it in a task of its own.
     fn begin(&self, session: NewSession, pipe: WebSocketPipe<TcpStream>);
+
+    /// Whose a client's token is.
+    fn authenticate_client(
+        &self,
+        token: &ClientToken,
+    ) -> impl Future<Output = Result<Option<Client>, StoreError>> + Send;
+
+    /// Whether an agent is of a workspace of `owner`.
+    fn owns_agent(
+        &self,
+        owner: UserId,
+        agent: AgentId,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// What clients need to know before they dial.
+    fn connection_info(&self) -> ConnectionInfo;
+
+    /// The peer that a client was before, by the token that it was given then.
+    fn resumed_peer(&self, token: &str) -> Option<PeerId>;
+
+    /// Takes over a client's session, as [`SessionHost::begin`].
+    fn begin_client(&self, session: NewClientSession, pipe: WebSocketPipe<TcpStream>);
 
     /// A handshake was answered with `error`.
     fn refused(&self, error: &ApiError);
@@ -87,6 +112,32 @@ pub struct NewSession {
     pub role: Option<String>,
     /// Its place among the sessions that there is room for, held until it ends.
     pub place: Place,
+}
+
+/// A client's session whose handshake is done.
+#[derive(Debug)]
+pub struct NewClientSession {
+    /// Who it is.
+    pub client: Client,
+    /// Its peer id: a new one, or what it had before.
+    pub peer: PeerId,
+    /// The one agent that it is about; `None` for all of its owner's.
+    pub agent: Option<AgentId>,
+    /// Its place among the sessions that there is room for, held until it ends.
+    pub place: Place,
+}
+
+/// What clients need to know before they dial.
+#[derive(Clone, Debug)]
+pub struct ConnectionInfo {
+    /// The relays.
+    pub derp_map: Arc<DerpMap>,
+    /// Whether to reach relays over WebSocket.
+    pub derp_force_websockets: bool,
+    /// Whether to use relays only.
+    pub disable_direct_connections: bool,
+    /// What names of workspaces end with on clients' machines.
+    pub hostname_suffix: String,
 }
 
 /// Room for one session.
@@ -164,6 +215,7 @@ pub fn router<H: SessionHost>(app: Arc<App<H>>) -> Router {
         // Every method: authentication comes before the check of the method.
         .route("/api/v2/workspaceagents/me/rpc", any(rpc::handshake::<H>))
         .nest("/api/v2/workspaceagents/me", agents::routes::<H>())
+        .merge(clients::routes::<H>())
         .fallback(error::route_not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
         .layer(map_response(stamp))

@@ -1,4 +1,4 @@
-//! `GET /api/v2/workspaceagents/me/rpc`: from a request to a session.
+//! From a request to a session: `GET /api/v2/workspaceagents/me/rpc`, and what clients' routes share with it.
 //!
 //! Owns the order of the checks: room, token, version, role, upgrade. It is that of coder/coder
 //! `coderd/workspaceagentsrpc.go`; a text for each failure stands where the check does.
@@ -14,6 +14,7 @@ use bytes::BytesMut;
 use hyper::upgrade::{OnUpgrade, Parts, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::error::{ApiError, Validation, plain};
 use super::{App, NewSession, Place, SessionHost, WebSocketPipe, auth, query, upgrade, version};
@@ -28,14 +29,23 @@ pub(super) async fn handshake<H: SessionHost>(State(app): State<Arc<App<H>>>, re
     let Some(host) = app.host() else {
         return ApiError::not_open().into_response();
     };
-    let (mut request, _) = request.into_parts();
-    let session = match admit(&app, host, &request).await {
-        Ok(session) => session,
+    let (request, _) = request.into_parts();
+    match admit(&app, host, &request).await {
+        Ok(session) => establish(&app, at_work, request, |host, pipe| host.begin(session, pipe)),
         Err(error) => {
             host.refused(&error);
-            return error.into_response();
+            error.into_response()
         }
-    };
+    }
+}
+
+/// Answers a good request, and hands its connection to `begin`.
+pub(super) fn establish<H: SessionHost>(
+    app: &Arc<App<H>>,
+    at_work: TaskTrackerToken,
+    mut request: axum::http::request::Parts,
+    begin: impl FnOnce(&H, WebSocketPipe<TcpStream>) + Send + 'static,
+) -> Response {
     let response = match upgrade::accept(&request) {
         Ok(response) => response,
         Err(refusal) => return refusal.into_response(),
@@ -46,7 +56,7 @@ pub(super) async fn handshake<H: SessionHost>(State(app): State<Arc<App<H>>>, re
             "WebSocket protocol violation: connection cannot be upgraded",
         );
     };
-    let app = Arc::clone(&app);
+    let app = Arc::clone(app);
     // A task of its own, which ends as the session's begins: a session keeps nothing of its handshake.
     tokio::spawn(async move {
         let timeout = app.clock.sleep(UPGRADE_TIMEOUT);
@@ -55,8 +65,8 @@ pub(super) async fn handshake<H: SessionHost>(State(app): State<Arc<App<H>>>, re
             () = timeout => None,
             () = app.stopping.cancelled() => None,
         };
-        if let (Some(upgraded), Some(host)) = (upgraded, app.host()) {
-            begin(host, session, upgraded);
+        if let (Some(pipe), Some(host)) = (upgraded.and_then(pipe), app.host()) {
+            begin(host, pipe);
         }
         drop(at_work);
     });
@@ -69,24 +79,10 @@ async fn admit<H: SessionHost>(
     host: &H,
     request: &axum::http::request::Parts,
 ) -> Result<NewSession, ApiError> {
-    let permit = Arc::clone(&app.room).try_acquire_owned();
-    let place = permit
-        .map(Place)
-        .map_err(|_| ApiError::unavailable("The server has no room for another agent connection."))?;
-
+    let place = place(app)?;
     let authenticated = auth::authenticate(app, host, request).await?;
-
-    let url = request.uri.query();
-    let requested = query::first_non_empty(url, "version");
-    let api_version = requested.map_or_else(|| version::DEFAULT.to_owned(), Cow::into_owned);
-    version::validate(&api_version, app.api_max_minor).map_err(|detail| {
-        ApiError::new(StatusCode::BAD_REQUEST, "Unknown or unsupported API version").validation(Validation {
-            field: "version",
-            detail,
-        })
-    })?;
-
-    let role = query::first_non_empty(url, "role").map(Cow::into_owned);
+    let api_version = api_version(app, request)?;
+    let role = query::first_non_empty(request.uri.query(), "role").map(Cow::into_owned);
     Ok(NewSession {
         authenticated,
         api_version,
@@ -95,12 +91,32 @@ async fn admit<H: SessionHost>(
     })
 }
 
-/// Hands a session over, down to its socket: the layers above it would stay in memory for as long as the session.
-fn begin<H: SessionHost>(host: &H, session: NewSession, upgraded: Upgraded) {
+/// A place among the sessions that there is room for.
+pub(super) fn place<H>(app: &App<H>) -> Result<Place, ApiError> {
+    let permit = Arc::clone(&app.room).try_acquire_owned();
+    permit
+        .map(Place)
+        .map_err(|_| ApiError::unavailable("The server has no room for another agent connection."))
+}
+
+/// The version that a request asks for, if it is one that is served.
+pub(super) fn api_version<H>(app: &App<H>, request: &axum::http::request::Parts) -> Result<String, ApiError> {
+    let requested = query::first_non_empty(request.uri.query(), "version");
+    let api_version = requested.map_or_else(|| version::DEFAULT.to_owned(), Cow::into_owned);
+    version::validate(&api_version, app.api_max_minor).map_err(|detail| {
+        ApiError::new(StatusCode::BAD_REQUEST, "Unknown or unsupported API version").validation(Validation {
+            field: "version",
+            detail,
+        })
+    })?;
+    Ok(api_version)
+}
+
+/// A connection down to its socket: the layers above it would stay in memory for as long as the session.
+fn pipe(upgraded: Upgraded) -> Option<WebSocketPipe<TcpStream>> {
     let Ok(Parts { io, read_buf, .. }) = upgraded.downcast::<TokioIo<TcpStream>>() else {
         tracing::error!("connection of an upgraded request is no TCP connection");
-        return;
+        return None;
     };
-    let pipe = WebSocketPipe::new(io.into_inner(), BytesMut::from(&read_buf[..]));
-    host.begin(session, pipe);
+    Some(WebSocketPipe::new(io.into_inner(), BytesMut::from(&read_buf[..])))
 }

@@ -21,7 +21,9 @@ use tokio::sync::Notify;
 pub use claims::PrebuildClaims;
 pub use invalidation::Invalidations;
 pub use logs::LogNotification;
-pub use workspace::{InvalidEvent, WorkspaceEvent, WorkspaceEventKind};
+pub use workspace::WorkspaceEvents;
+
+pub use crate::store::{InvalidEvent, WorkspaceEvent, WorkspaceEventKind};
 
 /// Messages that a subscriber may have unread. Payloads stay below 8,000 bytes, so a stalled subscriber holds at most
 /// 2 MB; one that follows a workspace or a log sees a few messages a second.

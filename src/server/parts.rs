@@ -8,8 +8,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+use super::clients::{Clients, end_revoked};
 use super::retention;
-use super::session::SessionContext;
+use super::session::{ClientContext, SessionContext};
 use super::tailnet::{Fetch, derp_config, readings};
 use super::{ShutdownError, StartError};
 use crate::batch::boundary_usage::BoundaryUsageTracker;
@@ -51,6 +52,8 @@ pub(super) struct Parts {
     pub(super) tailnet: Arc<TailnetServices>,
     pub(super) derp_maps: DerpMaps,
     pub(super) registry: Arc<Registry<SessionContext>>,
+    pub(super) client_registry: Arc<Registry<ClientContext>>,
+    pub(super) clients: Clients,
     pub(super) metrics: Metrics,
     pub(super) external_auth: ExternalAuth,
     /// Ends when nothing more is added to the batches.
@@ -134,7 +137,10 @@ impl Parts {
             network_events.clone(),
             Arc::clone(&tailnet),
         ));
-        let registry = registry(config.prometheus_enable.then(|| metrics.clone()));
+        let counted = || config.prometheus_enable.then(|| metrics.clone());
+        let (registry, client_registry) = (registry(counted()), client_registry(counted()));
+        let clients = Clients::new(config, store, &pubsub, clock).await;
+        let clients = clients.map_err(StartError::ResumeKey)?;
 
         let quiet = CancellationToken::new();
         let mut writers = JoinSet::new();
@@ -158,6 +164,7 @@ impl Parts {
         writers.spawn(async move { ("times of last use", last_used.run(until).await) });
 
         let mut loops = JoinSet::new();
+        loops.spawn(end_revoked(sessions.clone(), pubsub.clone()));
         loops.spawn(bridge::run(Arc::clone(store), pubsub, clock.clone()));
         loops.spawn(derp.run());
         loops.spawn(retention::run(Arc::clone(store), clock.clone(), config.retention));
@@ -177,6 +184,8 @@ impl Parts {
             tailnet,
             derp_maps,
             registry,
+            client_registry,
+            clients,
             metrics,
             external_auth,
             quiet,
@@ -275,6 +284,16 @@ fn agent_metrics(config: &Config, clock: &Clock) -> Option<AgentMetrics> {
     let collected = config.prometheus_enable && config.prometheus_collect_agent_stats;
     let labels = &config.prometheus_aggregate_agent_stats_by;
     collected.then(|| AgentMetrics::new(clock.clone(), agent_metrics::CLEANUP_INTERVAL, labels))
+}
+
+/// The table of what clients may call. Metrics are only counted where somebody can read them.
+fn client_registry(metrics: Option<Metrics>) -> Arc<Registry<ClientContext>> {
+    let mut registry = Registry::new();
+    if let Some(metrics) = metrics {
+        registry.intercept(metrics);
+    }
+    proto::tailnet::register_tailnet(&mut registry, |client: &ClientContext| Arc::clone(client));
+    Arc::new(registry)
 }
 
 /// The table of all methods. Metrics are only counted where somebody can read them.

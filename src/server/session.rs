@@ -8,19 +8,23 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use tokio::net::TcpStream;
 
+use super::clients::Clients;
 use super::parts::Parts;
 use crate::batch::connections::Subject;
+use crate::client_token::ClientToken;
 use crate::clock::Clock;
 use crate::coordinator::PeerId;
-use crate::http::{ApiError, NewSession, SessionHost, WebSocketPipe};
+use crate::http::{ApiError, ConnectionInfo, NewClientSession, NewSession, SessionHost, WebSocketPipe};
 use crate::ids::{AgentId, AgentToken, UserId};
 use crate::mux::pipe::{Close, CloseCode, Pipe as _};
 use crate::mux::{Control, Registry, SessionEnd, serve};
 use crate::services::agent::{AgentApi, AgentServices, BeginError};
 use crate::services::external_auth::ExternalAuth;
-use crate::services::tailnet::{Authority, Identity, TailnetApi, TailnetServices};
+use crate::services::tailnet::derp::DerpMaps;
+use crate::services::tailnet::users::OwnerAuthorizer;
+use crate::services::tailnet::{Authority, ClientParts, Identity, TailnetApi, TailnetServices, UserParts};
 use crate::sessions::{Role, SessionInfo, Sessions};
-use crate::store::{Authenticated, GitSshKey, Store, StoreError};
+use crate::store::{Authenticated, Client, GitSshKey, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 
 /// How long a session waits for the rows that it begins with. The agent gives up and redials not much later.
@@ -36,6 +40,9 @@ pub(super) struct SessionContext {
     pub(super) tailnet: Arc<TailnetApi>,
 }
 
+/// What the handlers of a client's session get to know of it.
+pub(super) type ClientContext = Arc<TailnetApi>;
+
 /// Lets sessions in and serves them.
 #[derive(Clone, Debug)]
 pub(super) struct Host(Arc<Shared>);
@@ -48,8 +55,11 @@ struct Shared {
     agent: Arc<AgentServices>,
     tailnet: Arc<TailnetServices>,
     registry: Arc<Registry<SessionContext>>,
+    client_registry: Arc<Registry<ClientContext>>,
     metrics: Metrics,
     external_auth: ExternalAuth,
+    clients: Clients,
+    derp_maps: DerpMaps,
 }
 
 impl Host {
@@ -61,8 +71,11 @@ impl Host {
             agent: Arc::clone(&parts.agent),
             tailnet: Arc::clone(&parts.tailnet),
             registry: Arc::clone(&parts.registry),
+            client_registry: Arc::clone(&parts.client_registry),
             metrics: parts.metrics.clone(),
             external_auth: parts.external_auth.clone(),
+            clients: parts.clients.clone(),
+            derp_maps: parts.derp_maps.clone(),
         }))
     }
 }
@@ -88,6 +101,59 @@ impl SessionHost for Host {
         tokio::spawn(begin(Arc::clone(&self.0), session, pipe, control, (live, count)));
     }
 
+    async fn authenticate_client(&self, token: &ClientToken) -> Result<Option<Client>, StoreError> {
+        self.0.store.authenticate_client(token).await
+    }
+
+    async fn owns_agent(&self, owner: UserId, agent: AgentId) -> Result<bool, StoreError> {
+        self.0.store.owns_agent(owner, agent).await
+    }
+
+    fn connection_info(&self) -> ConnectionInfo {
+        let clients = &self.0.clients;
+        ConnectionInfo {
+            derp_map: self.0.derp_maps.current(),
+            derp_force_websockets: clients.derp_force_websockets,
+            disable_direct_connections: clients.disable_direct_connections,
+            hostname_suffix: clients.hostname_suffix.clone(),
+        }
+    }
+
+    fn resumed_peer(&self, token: &str) -> Option<PeerId> {
+        self.0.clients.resume.verify(token)
+    }
+
+    fn begin_client(&self, session: NewClientSession, pipe: WebSocketPipe<TcpStream>) {
+        let NewClientSession {
+            client,
+            peer,
+            agent,
+            place,
+        } = session;
+        let token = client.token_id;
+        tracing::debug!(%token, owner = client.owner_username, %peer, ?agent, "accepting client connection");
+        let control = Control::new(&self.0.clock);
+        let live = self.0.sessions.add_client(token, control.clone());
+        let count = self.0.metrics.session();
+        let served = serve(
+            pipe,
+            Arc::clone(&self.0.client_registry),
+            self.0.client_context(&client, peer, agent),
+            control,
+            self.0.clock.clone(),
+        );
+        tokio::spawn(served.map(move |end| {
+            match end {
+                SessionEnd::PeerLeft => {}
+                SessionEnd::Closed { reason, .. } => {
+                    tracing::debug!(%token, %reason, "client connection is closed");
+                }
+                SessionEnd::Failed(error) => tracing::info!(%token, %error, "client connection failed"),
+            }
+            drop((place, live, count));
+        }));
+    }
+
     fn refused(&self, error: &ApiError) {
         self.0.metrics.handshake_refused(error.status().as_u16());
     }
@@ -102,6 +168,34 @@ impl SessionHost for Host {
 
     fn external_auth(&self) -> &ExternalAuth {
         &self.0.external_auth
+    }
+}
+
+impl Shared {
+    /// What a client may ask: about its one agent, or about all of its owner's.
+    fn client_context(&self, client: &Client, peer: PeerId, agent: Option<AgentId>) -> ClientContext {
+        let owner = client.owner_id;
+        let (authority, user) = match agent {
+            Some(agent) => (Authority::SingleAgentClient(PeerId(agent.0)), None),
+            None => {
+                let authorizer = OwnerAuthorizer::new(Arc::clone(&self.store), self.clock.clone(), owner);
+                let updates = self.clients.updates.clone();
+                (
+                    Authority::UserClient(Arc::new(authorizer)),
+                    Some(UserParts { owner, updates }),
+                )
+            }
+        };
+        let identity = Identity {
+            id: peer,
+            name: "client".into(),
+            authority,
+        };
+        let parts = ClientParts {
+            resume: Arc::clone(&self.clients.resume),
+            user,
+        };
+        Arc::new(TailnetApi::for_client(Arc::clone(&self.tailnet), identity, parts))
     }
 }
 

@@ -11,13 +11,14 @@ mod monitor;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use crate::batch::connections::{ConnectionTimes, Subject};
+use crate::client_token::ClientTokenId;
 use crate::clock::Clock;
 use crate::ids::{AgentId, BuildId};
 use crate::mux::{CloseCause, Control};
@@ -84,6 +85,22 @@ impl Role {
     }
 }
 
+/// Revocations that are remembered for sessions that were about to begin; a handshake takes seconds, and operators
+/// revoke by hand.
+const MAX_REVOKED: usize = 1_024;
+
+/// Why the session of a client ends whose token was revoked.
+const TOKEN_REVOKED: &str = "token revoked";
+
+/// Whose a session is.
+#[derive(Clone, Copy, Debug)]
+enum Holder {
+    /// An agent's token.
+    Agent(SessionInfo),
+    /// A client's, which is only watched for liveness and revocation.
+    Client(ClientTokenId),
+}
+
 /// The sessions of this process. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Sessions(Arc<Inner>);
@@ -106,12 +123,24 @@ struct Live {
     sessions: HashMap<u64, Session>,
     /// The newest session of each agent proper.
     newest: HashMap<AgentId, u64>,
+    /// The newest revocations.
+    revoked: VecDeque<ClientTokenId>,
 }
 
 #[derive(Clone, Debug)]
 struct Session {
-    info: SessionInfo,
+    holder: Holder,
     control: Control,
+}
+
+impl Session {
+    /// What the session of an agent proper is about.
+    fn agent(&self) -> Option<&SessionInfo> {
+        match &self.holder {
+            Holder::Agent(info) if info.role == Role::Agent => Some(info),
+            Holder::Agent(_) | Holder::Client(_) => None,
+        }
+    }
 }
 
 impl Sessions {
@@ -131,9 +160,7 @@ impl Sessions {
     #[must_use = "the session ends when the guard is dropped"]
     pub fn add(&self, info: SessionInfo, control: Control) -> SessionGuard {
         let mut live = self.0.live();
-        let number = live.next;
-        live.next += 1;
-        live.sessions.insert(number, Session { info, control });
+        let number = live.add(Holder::Agent(info), control);
         if info.role == Role::Agent {
             live.newest.insert(info.subject.agent_id, number);
         }
@@ -141,6 +168,49 @@ impl Sessions {
         if info.role == Role::Agent {
             self.0.times.connected(info.subject);
         }
+        self.guard(number)
+    }
+
+    /// Adds the session of a client, as [`Sessions::add`]. One whose token was revoked meanwhile is closed at once.
+    #[must_use = "the session ends when the guard is dropped"]
+    pub fn add_client(&self, token: ClientTokenId, control: Control) -> SessionGuard {
+        let mut live = self.0.live();
+        if live.revoked.contains(&token) {
+            control.close(CloseCause::Requested, TOKEN_REVOKED);
+        }
+        let number = live.add(Holder::Client(token), control);
+        drop(live);
+        self.guard(number)
+    }
+
+    /// Closes the sessions of a client's token, which is good no more.
+    pub fn revoke(&self, token: ClientTokenId) {
+        let mut live = self.0.live();
+        if live.revoked.len() == MAX_REVOKED {
+            live.revoked.pop_front();
+        }
+        live.revoked.push_back(token);
+        drop(live);
+        self.close_clients(|other| other == token, TOKEN_REVOKED);
+    }
+
+    /// Closes the sessions of all clients, because some revocation may have been missed. Good ones dial again.
+    pub fn close_all_clients(&self) {
+        self.close_clients(|_| true, "tokens are checked anew");
+    }
+
+    fn close_clients(&self, which: impl Fn(ClientTokenId) -> bool, reason: &'static str) {
+        for session in self.0.snapshot() {
+            if let Holder::Client(token) = session.holder
+                && which(token)
+            {
+                tracing::info!(%token, reason, "disconnecting client");
+                session.control.close(CloseCause::Requested, reason);
+            }
+        }
+    }
+
+    fn guard(&self, number: u64) -> SessionGuard {
         SessionGuard {
             sessions: Arc::clone(&self.0),
             number,
@@ -188,6 +258,15 @@ impl Sessions {
     }
 }
 
+impl Live {
+    fn add(&mut self, holder: Holder, control: Control) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.sessions.insert(number, Session { holder, control });
+        number
+    }
+}
+
 impl Inner {
     fn live(&self) -> MutexGuard<'_, Live> {
         // Nothing that runs under the lock leaves it half-changed.
@@ -212,14 +291,16 @@ impl Drop for SessionGuard {
         let Some(session) = live.sessions.remove(&self.number) else {
             return;
         };
-        let subject = session.info.subject;
-        let newest =
-            session.info.role == Role::Agent && live.newest.get(&subject.agent_id) == Some(&self.number);
-        if newest {
-            live.newest.remove(&subject.agent_id);
-        }
+        let ended = session.agent().map(|info| {
+            let agent_id = info.subject.agent_id;
+            let newest = live.newest.get(&agent_id) == Some(&self.number);
+            if newest {
+                live.newest.remove(&agent_id);
+            }
+            (info.subject, newest)
+        });
         drop(live);
-        if session.info.role == Role::Agent {
+        if let Some((subject, newest)) = ended {
             self.sessions.times.disconnected(subject, newest);
         }
         self.sessions.ended.notify_waiters();

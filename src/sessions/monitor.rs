@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Inner, Role, Session};
+use super::{Holder, Inner, Session};
 use crate::ids::BuildId;
 use crate::mux::CloseCause;
 
@@ -27,10 +27,10 @@ pub(super) async fn run(sessions: &Inner) {
 /// What is due every 15 s; `check_failing` is whether the last build check failed.
 pub(super) async fn tick(sessions: &Inner, check_failing: &mut bool) {
     let live = check_liveness(sessions);
-    let agents = live.iter().filter(|session| session.info.role == Role::Agent);
+    let agents = live.iter().filter_map(Session::agent);
     sessions
         .times
-        .heartbeat(agents.map(|session| session.info.subject.agent_id).collect());
+        .heartbeat(agents.map(|info| info.subject.agent_id).collect());
     check_builds(sessions, &live, check_failing).await;
 }
 
@@ -43,7 +43,12 @@ fn check_liveness(sessions: &Inner) -> Vec<Session> {
     live.retain(|session| {
         let silence = now.saturating_duration_since(session.control.last_received());
         if silence > sessions.config.inactive_timeout {
-            tracing::warn!(agent_id = %session.info.subject.agent_id, "connection to agent timed out");
+            match session.holder {
+                Holder::Agent(info) => {
+                    tracing::warn!(agent_id = %info.subject.agent_id, "connection to agent timed out");
+                }
+                Holder::Client(token) => tracing::info!(%token, "connection to client timed out"),
+            }
             session.control.close(CloseCause::Requested, PING_TIMEOUT);
             return false;
         }
@@ -57,8 +62,11 @@ fn check_liveness(sessions: &Inner) -> Vec<Session> {
 
 /// Closes the sessions whose build may no longer have one, by the rule of authentication.
 async fn check_builds(sessions: &Inner, live: &[Session], failing: &mut bool) {
-    let agents = || live.iter().filter(|session| session.info.role == Role::Agent);
-    let builds: HashSet<BuildId> = agents().map(|session| session.info.build_id).collect();
+    let builds: HashSet<BuildId> = live
+        .iter()
+        .filter_map(Session::agent)
+        .map(|info| info.build_id)
+        .collect();
     let builds: Vec<_> = builds.into_iter().collect();
     let mut outdated = HashSet::new();
     for chunk in builds.chunks(BUILDS_PER_CHECK) {
@@ -73,10 +81,13 @@ async fn check_builds(sessions: &Inner, live: &[Session], failing: &mut bool) {
         }
     }
     *failing = false;
-    for session in agents().filter(|session| outdated.contains(&session.info.build_id)) {
+    for session in live {
+        let Some(info) = session.agent().filter(|info| outdated.contains(&info.build_id)) else {
+            continue;
+        };
         tracing::info!(
-            agent_id = %session.info.subject.agent_id,
-            workspace_id = %session.info.subject.workspace_id,
+            agent_id = %info.subject.agent_id,
+            workspace_id = %info.subject.workspace_id,
             "disconnected possibly outdated agent"
         );
         session.control.close(CloseCause::Requested, BUILD_OUTDATED);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{MonitorConfig, Role, SessionGuard, SessionInfo, Sessions, monitor};
 use crate::batch::connections::{ConnectionTimes, Subject};
+use crate::client_token::ClientTokenId;
 use crate::clock::Clock;
 use crate::ids::ReplicaId;
 use crate::mux::{CloseCause, Control};
@@ -338,4 +339,47 @@ async fn draining_closes_all_sessions_spread_over_the_time_and_waits_for_them() 
     drop(connected);
     drained.await.unwrap();
     assert!(start.elapsed() >= Duration::from_secs(8));
+}
+
+fn token(id: &str) -> ClientTokenId {
+    ClientTokenId::parse(id).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clients_session_is_only_watched_for_liveness() {
+    let mut fixture = Fixture::new().await;
+    let control = Control::new(&fixture.clock);
+    let guard = fixture.sessions.add_client(token("abcdefghij"), control.clone());
+    pass(TICK).await;
+    fixture.tick().await;
+    fixture.times.flush().await.unwrap();
+    assert_eq!((fixture.row().await.as_str(), fixture.events()), ("- - -", 0));
+    assert_eq!(fixture.store.calls("outdated_builds"), 0);
+    assert!(control.requested_close().is_none());
+    pass(TICK + Duration::from_secs(1)).await;
+    fixture.tick().await;
+    assert!(control.requested_close().is_some(), "silent for more than 30 s");
+    drop(guard);
+    fixture.times.flush().await.unwrap();
+    assert_eq!((fixture.row().await.as_str(), fixture.events()), ("- - -", 0));
+    assert!(fixture.sessions.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revocation_closes_the_tokens_sessions_also_one_that_is_about_to_begin() {
+    let fixture = Fixture::new().await;
+    let (revoked, kept) = (Control::new(&fixture.clock), Control::new(&fixture.clock));
+    let _sessions = [
+        fixture.sessions.add_client(token("abcdefghij"), revoked.clone()),
+        fixture.sessions.add_client(token("0123456789"), kept.clone()),
+    ];
+    let (_agent, agents) = fixture.connect();
+    fixture.sessions.revoke(token("abcdefghij"));
+    let closing = |control: &Control| control.requested_close().is_some();
+    assert!(closing(&revoked) && !closing(&kept) && !closing(&agents));
+    let late = Control::new(&fixture.clock);
+    let _late = fixture.sessions.add_client(token("abcdefghij"), late.clone());
+    assert!(closing(&late));
+    fixture.sessions.close_all_clients();
+    assert!(closing(&kept) && !closing(&agents));
 }

@@ -4,12 +4,13 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::client_token::ClientTokenId;
 use crate::ids::{AgentId, WorkspaceId};
 
 /// Copies of rows that somebody has to read again.
 ///
 /// As JSON: `{"kind":"agent","agent_id":"…"}`, `{"kind":"token","agent_id":"…"}`, `{"kind":"banners"}`,
-/// `{"kind":"build","workspace_id":"…"}`.
+/// `{"kind":"build","workspace_id":"…"}`, `{"kind":"client_token","token_id":"…"}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 #[non_exhaustive]
@@ -30,6 +31,11 @@ pub enum Invalidation {
     Build {
         /// Which.
         workspace_id: WorkspaceId,
+    },
+    /// A client's token was revoked.
+    ClientToken {
+        /// Which.
+        token_id: ClientTokenId,
     },
 }
 
@@ -57,6 +63,7 @@ mod tests {
     fn payloads_are_the_documented_json() {
         let agent_id = AgentId(uuid::Uuid::from_u128(1));
         let workspace_id = WorkspaceId(uuid::Uuid::from_u128(2));
+        let token_id = ClientTokenId::parse("abcdefghij").unwrap();
         for (event, payload) in [
             (
                 Invalidation::Agent { agent_id },
@@ -71,6 +78,10 @@ mod tests {
                 Invalidation::Build { workspace_id },
                 r#"{"kind":"build","workspace_id":"00000000-0000-0000-0000-000000000002"}"#,
             ),
+            (
+                Invalidation::ClientToken { token_id },
+                r#"{"kind":"client_token","token_id":"abcdefghij"}"#,
+            ),
         ] {
             assert_eq!(event.payload(), payload);
             assert_eq!(Invalidation::from_payload(payload), Some(event));
@@ -81,5 +92,7 @@ mod tests {
     fn an_unknown_payload_is_no_event() {
         assert_eq!(Invalidation::from_payload(r#"{"kind":"colour"}"#), None);
         assert_eq!(Invalidation::from_payload(""), None);
+        let bad = r#"{"kind":"client_token","token_id":"abc"}"#;
+        assert_eq!(Invalidation::from_payload(bad), None);
     }
 }

@@ -10,6 +10,7 @@ pub mod sqlite;
 mod status;
 #[cfg(test)]
 pub(crate) mod testing;
+mod workspace_events;
 
 use std::fmt;
 
@@ -19,11 +20,14 @@ pub use error::{StoreError, Violation};
 pub use events::Invalidation;
 pub use model::*;
 pub use status::AgentStatus;
+pub use workspace_events::{InvalidEvent, WorkspaceEvent, WorkspaceEventKind};
 
+use crate::client_token::{ClientToken, ClientTokenId};
 use crate::clock::Timestamp;
 use crate::ids::{
     AgentId, AgentToken, AppId, BuildId, NotificationTemplateId, ReplicaId, UserId, WorkspaceId,
 };
+use crate::secret::Secret;
 
 /// What the services ask of a storage engine.
 ///
@@ -155,6 +159,34 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         usage: &BoundaryUsage,
         now: Timestamp,
     ) -> Result<bool, StoreError>;
+
+    /// What `owner` has: live workspaces with their latest build and its live agents, of `most` rows at most, by one
+    /// statement. There are as many rows as agents, and one for a workspace without; those of sub agents come last.
+    async fn owned_workspaces(&self, owner: UserId, most: u32) -> Result<OwnedWorkspaces, StoreError>;
+
+    /// Whether `agent` belongs to the latest build of a live workspace of `owner`.
+    async fn owns_agent(&self, owner: UserId, agent: AgentId) -> Result<bool, StoreError>;
+
+    /// The key that resume tokens are signed with, as text. Where there is none yet, it is `candidate` from now on, for
+    /// every process on this store.
+    async fn resume_key(&self, candidate: &Secret) -> Result<Secret, StoreError>;
+
+    /// Keeps a new token of the user `owner`, by name. [`StoreError::NoRows`] without such an active user.
+    async fn create_client_token(
+        &self,
+        owner: &str,
+        token: &ClientToken,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
+
+    /// The tokens of clients, by owner and age.
+    async fn client_tokens(&self) -> Result<Vec<ClientTokenEntry>, StoreError>;
+
+    /// Forgets a client's token and tells running servers of it. [`StoreError::NoRows`] when there is none.
+    async fn revoke_client_token(&self, token: ClientTokenId, now: Timestamp) -> Result<(), StoreError>;
+
+    /// Whose a client's token is, by one statement; `None` when it is nobody's, or that user's is suspended.
+    async fn authenticate_client(&self, token: &ClientToken) -> Result<Option<Client>, StoreError>;
 
     /// The git key of a user. [`StoreError::NoRows`] when there is none.
     async fn git_ssh_key(&self, user: UserId) -> Result<GitSshKey, StoreError>;

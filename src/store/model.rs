@@ -1,5 +1,6 @@
 //! What the store holds, as the services see it: plain values, no SQL, no wire types.
 
+mod client_tokens;
 mod connection_logs;
 mod owner_secrets;
 mod retention;
@@ -11,6 +12,7 @@ use crate::ids::{
     TemplateId, TemplateVersionId, UserId, WorkspaceId,
 };
 
+pub use self::client_tokens::*;
 pub use self::connection_logs::*;
 pub use self::owner_secrets::*;
 pub use self::retention::*;
@@ -40,9 +42,11 @@ macro_rules! labels {
 // After the macro that they use.
 mod apps;
 mod notifications;
+mod owned_workspaces;
 
 pub use self::apps::*;
 pub use self::notifications::*;
+pub use self::owned_workspaces::*;
 
 labels! {
     /// Where an agent is in its life, as it reported.

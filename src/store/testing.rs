@@ -15,6 +15,7 @@ use super::{
     Monitors, NewSubAgent, ScriptTiming, SeededAgent, StartupUpdate, Store, StoreError, StoredEvent,
     SubAgent, SubAgentAdopted, SubAgentDeleted, Workspace,
 };
+use crate::client_token::{ClientToken, ClientTokenId};
 use crate::clock::Timestamp;
 use crate::ids::{AgentId, AgentToken, BuildId, ReplicaId, WorkspaceId};
 use crate::ids::{AppId, NotificationTemplateId, UserId};
@@ -23,7 +24,8 @@ use crate::store::{
     AppBeforeStatus, AppHealth, AppWithHealth, MonitorUpdate, NewAppStatus, NewNotification,
     NotificationRecipient,
 };
-use crate::store::{ExternalAuthLink, GitSshKey, LinkRefusal, LinkRenewal};
+use crate::store::{Client, ClientTokenEntry, ExternalAuthLink, GitSshKey, LinkRefusal, LinkRenewal};
+use crate::{secret::Secret, store::OwnedWorkspaces};
 
 /// The repository's example, with every key of the format.
 pub(crate) const EXAMPLE: &str = include_str!("../../examples/seed.yaml");
@@ -44,12 +46,18 @@ pub(crate) struct FaultyStore {
 impl FaultyStore {
     /// A store with the example seeded, and its agent.
     pub(crate) async fn seeded(seed: &str) -> (Arc<Self>, SeededAgent) {
+        let (store, mut agents) = Self::of(seed).await;
+        (store, agents.remove(0))
+    }
+
+    /// A store with a seed, and its agents.
+    pub(crate) async fn of(seed: &str) -> (Arc<Self>, Vec<SeededAgent>) {
         let directory = tempfile::tempdir().unwrap();
         let real = SqliteStore::open(directory.path(), SqliteOptions::default())
             .await
             .unwrap();
         let seed = Seed::parse("seed.yaml", seed).unwrap();
-        let agent = real.seed(&seed, NOW).await.unwrap().remove(0);
+        let agents = real.seed(&seed, NOW).await.unwrap();
         let store = Self {
             real,
             faults: Mutex::default(),
@@ -57,7 +65,7 @@ impl FaultyStore {
             calls: Mutex::default(),
             directory,
         };
-        (Arc::new(store), agent)
+        (Arc::new(store), agents)
     }
 
     /// From here on `method` fails.
@@ -202,6 +210,13 @@ record! {
     insert_app_status(status: &NewAppStatus) -> () = |_, _| nothing();
     upsert_connection_log(log: &ConnectionLog) -> () = |_, _| nothing();
     upsert_boundary_usage(replica: ReplicaId, usage: &BoundaryUsage, now: Timestamp) -> bool = |_, _, _, _| nothing();
+    owned_workspaces(owner: UserId, most: u32) -> OwnedWorkspaces = |_, _, _| nothing();
+    owns_agent(owner: UserId, agent: AgentId) -> bool = |_, _, _| nothing();
+    resume_key(candidate: &Secret) -> Secret = |_, _| nothing();
+    create_client_token(owner: &str, token: &ClientToken, now: Timestamp) -> () = |_, _, _, _| nothing();
+    client_tokens() -> Vec<ClientTokenEntry> = |_| nothing();
+    revoke_client_token(token: ClientTokenId, now: Timestamp) -> () = |_, _, _| nothing();
+    authenticate_client(token: &ClientToken) -> Option<Client> = |_, _| nothing();
     git_ssh_key(user: UserId) -> GitSshKey = |_, _| nothing();
     external_auth_link(provider: &str, user: UserId) -> Option<ExternalAuthLink> = |_, _, _| nothing();
     renew_external_auth_link(renewal: &LinkRenewal) -> bool = |_, _| nothing();
@@ -285,6 +300,13 @@ pass! {
     insert_app_status(status: &NewAppStatus) -> ();
     upsert_connection_log(log: &ConnectionLog) -> ();
     upsert_boundary_usage(replica: ReplicaId, usage: &BoundaryUsage, now: Timestamp) -> bool;
+    owned_workspaces(owner: UserId, most: u32) -> OwnedWorkspaces;
+    owns_agent(owner: UserId, agent: AgentId) -> bool;
+    resume_key(candidate: &Secret) -> Secret;
+    create_client_token(owner: &str, token: &ClientToken, now: Timestamp) -> ();
+    client_tokens() -> Vec<ClientTokenEntry>;
+    revoke_client_token(token: ClientTokenId, now: Timestamp) -> ();
+    authenticate_client(token: &ClientToken) -> Option<Client>;
     git_ssh_key(user: UserId) -> GitSshKey;
     external_auth_link(provider: &str, user: UserId) -> Option<ExternalAuthLink>;
     renew_external_auth_link(renewal: &LinkRenewal) -> bool;

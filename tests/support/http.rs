@@ -87,9 +87,14 @@ pub fn events(url: &str, target: &str, token: &str) -> (String, TcpStream) {
 
 /// Dials as an agent. The stream is the WebSocket if the status is 101, else the answer's body comes on it.
 pub fn dial(url: &str, query: &str, token: &str) -> (Answer, TcpStream) {
+    dial_at(url, &format!("{RPC}{query}"), token)
+}
+
+/// As [`dial`], at any route.
+pub fn dial_at(url: &str, target: &str, token: &str) -> (Answer, TcpStream) {
     let mut stream = connect(url);
     let request = format!(
-        "GET {RPC}{query} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+        "GET {target} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nCoder-Session-Token: {token}\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).unwrap();

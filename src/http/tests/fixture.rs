@@ -84,6 +84,26 @@ impl SessionHost for Host {
         self.refused.try_send(error.status().as_u16()).unwrap();
     }
 
+    async fn authenticate_client(&self, _token: &ClientToken) -> Result<Option<Client>, StoreError> {
+        unreachable!("no agent asks for it")
+    }
+
+    async fn owns_agent(&self, _owner: UserId, _agent: AgentId) -> Result<bool, StoreError> {
+        unreachable!("no agent asks for it")
+    }
+
+    fn connection_info(&self) -> ConnectionInfo {
+        unreachable!("no agent asks for it")
+    }
+
+    fn resumed_peer(&self, _token: &str) -> Option<PeerId> {
+        unreachable!("no agent asks for it")
+    }
+
+    fn begin_client(&self, _session: NewClientSession, _pipe: WebSocketPipe<TcpStream>) {
+        unreachable!("no agent asks for it")
+    }
+
     async fn git_ssh_key(&self, _user: UserId) -> Result<GitSshKey, StoreError> {
         unreachable!("no handshake asks for it")
     }

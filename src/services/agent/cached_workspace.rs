@@ -58,7 +58,7 @@ impl AgentServices {
             }
             Invalidation::Banners => self.appearance.load_full().refresh().await,
             // No row of a build is copied; the build check decides which sessions may stay.
-            Invalidation::Build { .. } => {}
+            Invalidation::Build { .. } | Invalidation::ClientToken { .. } => {}
         }
     }
 

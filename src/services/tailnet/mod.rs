@@ -8,13 +8,17 @@ pub mod derp;
 pub mod derp_config;
 pub mod derp_map;
 mod response;
+pub mod resume;
 mod telemetry;
 #[cfg(test)]
 mod tests;
+pub mod updates;
+pub mod users;
 
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures_util::future::{Either, FutureExt, select};
@@ -22,16 +26,23 @@ use futures_util::future::{Either, FutureExt, select};
 pub use self::authorization::{Authority, AuthorizationError, ParsePrefixError, TunnelAuthorizer};
 use self::derp::DerpMaps;
 use self::response::OnWire;
+use self::resume::ResumeTokens;
+use self::updates::{Snapshot as Shown, WorkspaceUpdates};
 use crate::batch::network_events::NetworkEvents;
 use crate::coordinator::{Connection, Coordinator, PeerId, Response, Snapshot};
+use crate::ids::UserId;
 use crate::mux::{Inbound, Outbound, Status};
 use crate::proto::tailnet::{
     CoordinateRequest, CoordinateResponse, DerpMap, RefreshResumeTokenRequest, RefreshResumeTokenResponse,
-    StreamDerpMapsRequest, Tailnet, TelemetryRequest, TelemetryResponse,
+    StreamDerpMapsRequest, Tailnet, TelemetryRequest, TelemetryResponse, WorkspaceUpdate,
+    WorkspaceUpdatesRequest,
 };
 
 /// What a peer is told when handling its request has panicked. It must not leak any detail.
 const INTERNAL_ERROR: &str = "internal error";
+
+/// How long a client waits for the store, which it may ask again.
+const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The parts of the service that all sessions share.
 #[derive(Debug)]
@@ -86,17 +97,50 @@ pub struct Identity {
     pub authority: Authority,
 }
 
+/// What clients have beyond agents.
+#[derive(Clone, Debug)]
+pub struct ClientParts {
+    /// For coming back under the same peer id.
+    pub resume: Arc<ResumeTokens>,
+    /// Of a session that is a user's; `None` of one that is about a single agent.
+    pub user: Option<UserParts>,
+}
+
+/// What clients of a user have beyond those of a single agent.
+#[derive(Clone, Debug)]
+pub struct UserParts {
+    /// Whose workspaces they may see.
+    pub owner: UserId,
+    /// Where they see them.
+    pub updates: WorkspaceUpdates,
+}
+
 /// The service for one session.
 #[derive(Debug)]
 pub struct TailnetApi {
     services: Arc<TailnetServices>,
     identity: Option<Identity>,
+    /// `None` of agents, whose sessions stay small.
+    client: Option<Box<ClientParts>>,
 }
 
 impl TailnetApi {
-    /// Serves the session of `identity`; without one, Coordinate is refused.
+    /// Serves the session of `identity`, an agent; without one, Coordinate is refused.
     pub fn new(services: Arc<TailnetServices>, identity: Option<Identity>) -> Self {
-        Self { services, identity }
+        Self {
+            services,
+            identity,
+            client: None,
+        }
+    }
+
+    /// Serves the session of `identity`, a client.
+    pub fn for_client(services: Arc<TailnetServices>, identity: Identity, client: ClientParts) -> Self {
+        Self {
+            services,
+            identity: Some(identity),
+            client: Some(Box::new(client)),
+        }
     }
 
     fn identity(&self) -> Result<&Identity, Status> {
@@ -140,8 +184,49 @@ impl Tailnet for TailnetApi {
         &self,
         _request: RefreshResumeTokenRequest,
     ) -> Result<RefreshResumeTokenResponse, Status> {
-        self.identity()?;
-        Err(Status::unimplemented())
+        let identity = self.identity()?;
+        let client = self.client.as_ref().ok_or_else(Status::unimplemented)?;
+        Ok(client.resume.issue(identity.id))
+    }
+
+    /// Sends what the user has now, and what changes of it, until the peer leaves. Whoever asks about somebody else sees
+    /// nothing, as in the original, where each may ask and is shown what that user may read.
+    async fn workspace_updates(
+        &self,
+        request: WorkspaceUpdatesRequest,
+        mut replies: Outbound<WorkspaceUpdate>,
+    ) -> Result<(), Status> {
+        let user = self.client.as_ref().and_then(|client| client.user.as_ref());
+        let user = user.ok_or_else(Status::unimplemented)?;
+        let owner = PeerId::try_from(&*request.workspace_owner_id)
+            .map_err(|error| Status::message(format!("parse workspace owner ID: {error}")))?;
+        if UserId(owner.0) != user.owner {
+            send_update(&mut replies, &WorkspaceUpdate::default()).await?;
+            return std::future::pending().await;
+        }
+        let watch = user.updates.watch(user.owner).await;
+        let mut watch =
+            watch.map_err(|error| Status::message(format!("subscribe to workspace updates: {error}")))?;
+        let mut sent: Option<Arc<Shown>> = None;
+        loop {
+            let latest = watch.latest();
+            let messages = match &sent {
+                Some(sent) => sent.changes_to(&latest),
+                None => Shown::default().changes_to(&latest),
+            };
+            if sent.is_none() && messages.is_empty() {
+                send_update(&mut replies, &WorkspaceUpdate::default()).await?;
+            }
+            for message in &messages {
+                send_update(&mut replies, message).await?;
+            }
+            drop(messages);
+            sent = Some(latest);
+            if !watch.changed().await {
+                replies.close();
+                return Ok(());
+            }
+        }
     }
 
     /// Exchanges nodes until the peer says goodbye or leaves. Problems are told in the stream before it ends.
@@ -187,6 +272,14 @@ impl Tailnet for TailnetApi {
         replies.close();
         Ok(())
     }
+}
+
+async fn send_update(
+    replies: &mut Outbound<WorkspaceUpdate>,
+    update: &WorkspaceUpdate,
+) -> Result<(), Status> {
+    let sent = replies.send(update).await;
+    sent.map_err(|error| Status::message(format!("send workspace update: {error}")))
 }
 
 /// Why a Coordinate call ends from this side.

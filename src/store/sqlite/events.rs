@@ -5,7 +5,8 @@ use std::sync::{Mutex, PoisonError};
 use super::engine::{Database, Session, statements};
 use super::row::Columns as _;
 use crate::clock::Timestamp;
-use crate::store::{Invalidation, StoreError, StoredEvent};
+use crate::ids::UserId;
+use crate::store::{Invalidation, StoreError, StoredEvent, WorkspaceEvent};
 
 /// Events that one call reads; the next call goes on. Bounds what a large seed brings into memory at once.
 const EVENTS_PER_READ: i64 = 4_096;
@@ -97,9 +98,25 @@ pub(super) async fn leave(
     invalidation: Invalidation,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let call = INSERT_EVENT
-        .bind(Invalidation::CHANNEL)
-        .bind(invalidation.payload())
-        .bind(now.as_micros());
+    insert(transaction, Invalidation::CHANNEL, invalidation.payload(), now).await
+}
+
+/// Leaves an event for those who follow the workspaces of `owner`.
+pub(super) async fn leave_for_owner(
+    transaction: &mut Session<'_>,
+    owner: UserId,
+    event: WorkspaceEvent,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    insert(transaction, &WorkspaceEvent::channel(owner), event.payload(), now).await
+}
+
+async fn insert(
+    transaction: &mut Session<'_>,
+    channel: &str,
+    payload: String,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let call = INSERT_EVENT.bind(channel).bind(payload).bind(now.as_micros());
     transaction.execute(call).await.map(|_| ())
 }

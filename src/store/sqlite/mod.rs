@@ -9,6 +9,7 @@ mod apps;
 mod auth;
 mod batch;
 mod boundary_usage;
+mod client_tokens;
 mod connection_logs;
 mod connections;
 mod engine;
@@ -24,6 +25,7 @@ mod retention;
 mod row;
 mod seed;
 mod subagents;
+mod tailnet;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +35,7 @@ use async_trait::async_trait;
 
 use self::engine::{Database, Statement, statements};
 pub use self::open::{OpenError, SqliteOptions, Synchronous};
+use crate::client_token::{ClientToken, ClientTokenId};
 use crate::clock::Timestamp;
 use crate::ids::{AgentId, AgentToken, BuildId, ReplicaId, WorkspaceId};
 use crate::ids::{AppId, NotificationTemplateId, UserId};
@@ -47,7 +50,8 @@ use crate::store::{
     AppBeforeStatus, AppHealth, AppWithHealth, MonitorUpdate, NewAppStatus, NewNotification,
     NotificationRecipient,
 };
-use crate::store::{ExternalAuthLink, GitSshKey, LinkRefusal, LinkRenewal};
+use crate::store::{Client, ClientTokenEntry, ExternalAuthLink, GitSshKey, LinkRefusal, LinkRenewal};
+use crate::{secret::Secret, store::OwnedWorkspaces};
 
 /// Connections for reading. Reads are short and mostly of cached pages, so more would wait for the same cores.
 const READERS: u32 = 4;
@@ -67,6 +71,7 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         auth::STATEMENTS,
         batch::STATEMENTS,
         boundary_usage::STATEMENTS,
+        client_tokens::STATEMENTS,
         connection_logs::STATEMENTS,
         connections::STATEMENTS,
         events::STATEMENTS,
@@ -76,6 +81,7 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         retention::STATEMENTS,
         notifications::STATEMENTS,
         subagents::STATEMENTS,
+        tailnet::STATEMENTS,
     ]
     .into_iter()
     .chain(seed::statements())
@@ -247,6 +253,41 @@ impl Store for SqliteStore {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         boundary_usage::upsert(&self.database, replica, usage, now).await
+    }
+
+    async fn owned_workspaces(&self, owner: UserId, most: u32) -> Result<OwnedWorkspaces, StoreError> {
+        tailnet::owned_workspaces(&self.database, owner, most).await
+    }
+
+    async fn owns_agent(&self, owner: UserId, agent: AgentId) -> Result<bool, StoreError> {
+        tailnet::owns_agent(&self.database, owner, agent).await
+    }
+
+    async fn resume_key(&self, candidate: &Secret) -> Result<Secret, StoreError> {
+        tailnet::resume_key(&self.database, candidate).await
+    }
+
+    async fn create_client_token(
+        &self,
+        owner: &str,
+        token: &ClientToken,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        client_tokens::create(&self.database, owner, token, now).await
+    }
+
+    async fn client_tokens(&self) -> Result<Vec<ClientTokenEntry>, StoreError> {
+        client_tokens::list(&self.database).await
+    }
+
+    async fn revoke_client_token(&self, token: ClientTokenId, now: Timestamp) -> Result<(), StoreError> {
+        let revoked = client_tokens::revoke(&self.database, token, now).await;
+        self.cursor.look_again();
+        revoked
+    }
+
+    async fn authenticate_client(&self, token: &ClientToken) -> Result<Option<Client>, StoreError> {
+        client_tokens::authenticate(&self.database, token).await
     }
 
     async fn git_ssh_key(&self, user: UserId) -> Result<GitSshKey, StoreError> {

@@ -13,9 +13,14 @@ use url::Url;
 use crate::batch::last_used::LastUsed;
 use crate::batch::metadata::MetadataBatcher;
 use crate::batch::stats::StatsBatcher;
+use crate::client_token::ClientToken;
 use crate::clock::Clock;
-use crate::http::{ApiError, App, Listener, NewSession, Outbound, SessionHost, WebSocketPipe, router};
-use crate::ids::{AgentToken, UserId};
+use crate::coordinator::PeerId;
+use crate::http::{
+    ApiError, App, ConnectionInfo, Listener, NewClientSession, NewSession, Outbound, SessionHost,
+    WebSocketPipe, router,
+};
+use crate::ids::{AgentId, AgentToken, UserId};
 use crate::pubsub::Pubsub;
 use crate::secret::Secret;
 use crate::services::agent::{AgentConfig, AgentServices, AlertLimits, Collaborators, StoreAppearance};
@@ -25,7 +30,7 @@ use crate::services::patience::Patience;
 use crate::services::tailnet::derp::DerpMaps;
 use crate::services::tailnet::derp_map::default_map;
 use crate::store::testing::{EXAMPLE, FaultyStore, NOW};
-use crate::store::{Authenticated, GitSshKey, Store, StoreError};
+use crate::store::{Authenticated, Client, GitSshKey, Store, StoreError};
 
 pub(super) const SEED: &str = EXAMPLE;
 
@@ -53,6 +58,26 @@ impl SessionHost for Host {
     fn begin(&self, _session: NewSession, _pipe: WebSocketPipe<TcpStream>) {}
 
     fn refused(&self, _error: &ApiError) {}
+
+    async fn authenticate_client(&self, _token: &ClientToken) -> Result<Option<Client>, StoreError> {
+        unreachable!("no agent asks for it")
+    }
+
+    async fn owns_agent(&self, _owner: UserId, _agent: AgentId) -> Result<bool, StoreError> {
+        unreachable!("no agent asks for it")
+    }
+
+    fn connection_info(&self) -> ConnectionInfo {
+        unreachable!("no agent asks for it")
+    }
+
+    fn resumed_peer(&self, _token: &str) -> Option<PeerId> {
+        unreachable!("no agent asks for it")
+    }
+
+    fn begin_client(&self, _session: NewClientSession, _pipe: WebSocketPipe<TcpStream>) {
+        unreachable!("no agent asks for it")
+    }
 
     async fn git_ssh_key(&self, user: UserId) -> Result<GitSshKey, StoreError> {
         self.store.git_ssh_key(user).await

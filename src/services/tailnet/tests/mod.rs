@@ -6,6 +6,7 @@ mod derp;
 mod derp_source;
 mod hostile;
 mod telemetry;
+mod users;
 
 use uuid::Uuid;
 

@@ -48,6 +48,8 @@ pub(super) struct WrittenAgent {
     pub(super) id: AgentId,
     pub(super) token: AgentToken,
     pub(super) created_at: Timestamp,
+    /// Whether it was not there before.
+    pub(super) is_new: bool,
 }
 
 impl Place<'_, '_> {
@@ -73,6 +75,7 @@ impl Place<'_, '_> {
                 token: entry.token.unwrap_or_else(AgentToken::random),
                 // File order is the agents' order of age.
                 created_at: nth(self.now, at),
+                is_new: true,
             };
             self.check_token(workspace, at, entry, agent.id).await?;
             ensure_name_is_free(self.transaction, workspace.resource, &entry.name, agent.id).await?;
@@ -102,6 +105,7 @@ impl Place<'_, '_> {
             id: row.id("id")?,
             token: entry.token.unwrap_or(stored),
             created_at: row.time("created_at")?,
+            is_new: false,
         };
         self.check_token(workspace, at, entry, agent.id).await?;
         let update = UPDATE_AGENT

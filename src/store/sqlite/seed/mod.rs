@@ -14,7 +14,7 @@ use super::events;
 use crate::clock::Timestamp;
 use crate::ids::OrganizationId;
 use crate::seed::{Document, Seed};
-use crate::store::{Invalidation, SeededAgent, StoreError};
+use crate::store::{Invalidation, SeededAgent, StoreError, WorkspaceEvent, WorkspaceEventKind};
 
 /// The `site_configs` key of the announcement banners.
 const BANNERS_KEY: &str = "announcement_banners";
@@ -88,8 +88,10 @@ impl Place<'_, '_> {
         if owner.changed || workspace.changed {
             self.invalidate_agents_of(&workspace).await?;
         }
+        let mut shown = workspace.shown_changed;
         for (at, entry) in document.agents.iter().enumerate() {
             let agent = self.agent(&workspace, at, entry).await?;
+            shown |= agent.is_new;
             seeded.push(SeededAgent {
                 owner: document.owner.username.to_string(),
                 workspace: document.workspace.name.to_string(),
@@ -97,6 +99,14 @@ impl Place<'_, '_> {
                 agent_id: agent.id,
                 token: agent.token,
             });
+        }
+        if shown {
+            let event = WorkspaceEvent {
+                kind: WorkspaceEventKind::StateChange,
+                workspace_id: workspace.id,
+                agent_id: None,
+            };
+            events::leave_for_owner(self.transaction, owner.id, event, self.now).await?;
         }
         Ok(())
     }

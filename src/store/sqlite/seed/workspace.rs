@@ -87,6 +87,8 @@ pub(super) struct SeededWorkspace {
     pub(super) resource: ResourceId,
     /// Whether something that agents' sessions copy was changed.
     pub(super) changed: bool,
+    /// Whether something that its owner's clients are shown was changed: its name, or that it is there and runs.
+    pub(super) shown_changed: bool,
 }
 
 /// The organization that everything is in.
@@ -164,7 +166,7 @@ impl Place<'_, '_> {
     ) -> Result<SeededWorkspace, StoreError> {
         let ttl = entry.ttl.map(|ttl| ttl.0);
         let known = WORKSPACE_BY_NAME.bind(owner.0).bind(&*entry.name);
-        let (id, changed) = if let Some(row) = self.transaction.optional(known).await? {
+        let (id, changed, is_new) = if let Some(row) = self.transaction.optional(known).await? {
             let id: WorkspaceId = row.id("id")?;
             let update = UPDATE_WORKSPACE
                 .bind(id.0)
@@ -173,7 +175,7 @@ impl Place<'_, '_> {
                 .bind(entry.autostart_schedule.as_deref())
                 .bind(ttl)
                 .bind(self.now.as_micros());
-            (id, self.transaction.execute(update).await?.rows > 0)
+            (id, self.transaction.execute(update).await?.rows > 0, false)
         } else {
             let id = WorkspaceId::random();
             let insert = INSERT_WORKSPACE
@@ -186,26 +188,28 @@ impl Place<'_, '_> {
                 .bind(ttl)
                 .bind(self.now.as_micros());
             self.transaction.execute(insert).await?;
-            (id, false)
+            (id, false, true)
         };
-        let job = self.running_build(id, owner, entry, template).await?;
+        let (job, started) = self.running_build(id, owner, entry, template).await?;
         let resource = self.resource(job).await?;
         Ok(SeededWorkspace {
             id,
             job,
             resource,
             changed,
+            shown_changed: is_new || changed || started,
         })
     }
 
-    /// The job of the workspace's latest build. A workspace that is new or was stopped is started.
+    /// The job of the workspace's latest build, and whether it is a new one. A workspace that is new or was stopped is
+    /// started.
     async fn running_build(
         &mut self,
         workspace: WorkspaceId,
         owner: UserId,
         entry: &Workspace,
         template: &SeededTemplate,
-    ) -> Result<Uuid, StoreError> {
+    ) -> Result<(Uuid, bool), StoreError> {
         let mut last_number: i32 = 0;
         if let Some(row) = self.transaction.optional(LATEST_BUILD.bind(workspace.0)).await? {
             if row.get::<&str>("transition")? == "start" {
@@ -217,7 +221,7 @@ impl Place<'_, '_> {
                         .bind(self.now.as_micros());
                     self.transaction.execute(set).await?;
                 }
-                return row.id("job_id");
+                return Ok((row.id("job_id")?, false));
             }
             last_number = row.get("build_number")?;
         }
@@ -242,7 +246,7 @@ impl Place<'_, '_> {
             })
             .await?;
         }
-        Ok(job)
+        Ok((job, true))
     }
 
     async fn resource(&mut self, job: Uuid) -> Result<ResourceId, StoreError> {

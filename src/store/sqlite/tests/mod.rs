@@ -8,6 +8,7 @@ mod processes;
 mod retention;
 mod seed_again;
 mod seed_new;
+mod tailnet;
 mod writes;
 
 use std::path::Path;

@@ -8,7 +8,7 @@ use super::super::{SqliteOptions, SqliteStore};
 use super::{EXAMPLE, Kit, NOW, SMALL, at, raw};
 use crate::ids::AgentToken;
 use crate::seed::Seed;
-use crate::store::{Invalidation, Store};
+use crate::store::{Invalidation, Store, WorkspaceEvent, WorkspaceEventKind};
 
 async fn open(dir: &TempDir) -> SqliteStore {
     SqliteStore::open(dir.path(), SqliteOptions::default())
@@ -16,13 +16,26 @@ async fn open(dir: &TempDir) -> SqliteStore {
         .unwrap()
 }
 
+/// New events about copies of rows.
 async fn events(store: &SqliteStore) -> Vec<Invalidation> {
     let events = store.take_events().await.unwrap();
-    let parse = |event: &crate::store::StoredEvent| {
-        assert_eq!(event.channel, "drpcd_events");
-        Invalidation::from_payload(&event.payload).unwrap()
-    };
-    events.iter().map(parse).collect()
+    let invalidations = events
+        .iter()
+        .filter(|event| event.channel == Invalidation::CHANNEL);
+    invalidations
+        .map(|event| Invalidation::from_payload(&event.payload).unwrap())
+        .collect()
+}
+
+/// Channels and payloads of new events for those who follow an owner's workspaces.
+async fn owner_events(store: &SqliteStore) -> Vec<(String, WorkspaceEvent)> {
+    let events = store.take_events().await.unwrap();
+    let others = events
+        .into_iter()
+        .filter(|event| event.channel != Invalidation::CHANNEL);
+    others
+        .map(|event| (event.channel, WorkspaceEvent::parse(&event.payload).unwrap()))
+        .collect()
 }
 
 #[tokio::test]
@@ -84,6 +97,55 @@ async fn each_kind_of_change_leaves_its_event() {
         yaml = yaml.replacen(from, &to, 1);
         kit.seed(&yaml, at(second)).await.unwrap();
         assert_eq!(events(&server).await, expected, "{to}");
+    }
+}
+
+#[tokio::test]
+async fn a_seed_tells_who_follows_an_owner_once_of_each_workspace_that_is_shown_otherwise() {
+    let (mut kit, _) = Kit::seeded(SMALL).await;
+    let added = format!("{SMALL}---\nowner: {{ username: ada }}\nworkspace: {{ name: two }}\nagents: []\n");
+    let stop = "UPDATE workspace_builds SET transition = 'stop'
+        WHERE workspace_id = (SELECT id FROM workspaces WHERE name = 'Dev')";
+    let seeds = [
+        ("what was there at the start is not news", SMALL.to_owned(), None),
+        (
+            "a new agent",
+            SMALL.replace("main }]", "main }, { name: other }]"),
+            Some("dev"),
+        ),
+        ("a new workspace", added, Some("two")),
+        ("a new name", SMALL.replace("name: dev", "name: Dev"), Some("Dev")),
+        (
+            "a new build",
+            SMALL.replace("name: dev", "name: Dev"),
+            Some("Dev"),
+        ),
+    ];
+    let server = open(&kit.dir).await;
+    for (second, (what, yaml, expected)) in (1..).zip(seeds) {
+        if what == "a new build" {
+            kit.sql(stop).await;
+        }
+        kit.seed(&yaml, at(second)).await.unwrap();
+        let mut ids = Vec::new();
+        if let Some(name) = expected {
+            let sql =
+                format!("SELECT lower(hex(owner_id)), lower(hex(id)) FROM workspaces WHERE name = '{name}'");
+            ids = kit.table(&sql).await;
+        }
+        let events = owner_events(&server).await;
+        let told: Vec<_> = events
+            .iter()
+            .map(|(channel, event)| {
+                assert_eq!(
+                    (event.kind, event.agent_id),
+                    (WorkspaceEventKind::StateChange, None)
+                );
+                let owner = channel.strip_prefix("workspace_owner:").unwrap();
+                format!("{}|{}", owner.replace('-', ""), event.workspace_id.0.simple())
+            })
+            .collect();
+        assert_eq!(told, ids, "{what}");
     }
 }
 
