@@ -5,6 +5,8 @@
 //! tokio's paused clock: a driven clock's wall time follows it.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 pub use tokio::time::Instant;
@@ -103,8 +105,16 @@ pub struct Clock(Source);
 enum Source {
     /// Wall time of the operating system.
     System,
-    /// Wall time that moves exactly as tokio's clock does.
-    Driven { wall: Timestamp, at: Instant },
+    Driven(Arc<Driven>),
+}
+
+/// Wall time that moves as tokio's clock does, and jumps when it is told to.
+#[derive(Debug)]
+struct Driven {
+    wall: Timestamp,
+    at: Instant,
+    /// Microseconds of all jumps so far.
+    jumped: AtomicI64,
 }
 
 impl Clock {
@@ -115,17 +125,29 @@ impl Clock {
 
     /// A clock whose wall time is `wall` now and advances only with tokio's clock, for tests that pause it.
     pub fn driven(wall: Timestamp) -> Self {
-        Self(Source::Driven {
+        Self(Source::Driven(Arc::new(Driven {
             wall,
             at: Instant::now(),
-        })
+            jumped: AtomicI64::new(0),
+        })))
+    }
+
+    /// Sets the wall time of a driven clock and of its clones forward by `micros`, or back, as an operator or NTP does;
+    /// monotonic time goes on. The operating system's time is left alone.
+    pub fn jump(&self, micros: i64) {
+        if let Source::Driven(driven) = &self.0 {
+            driven.jumped.fetch_add(micros, Ordering::Relaxed);
+        }
     }
 
     /// Wall time now, rounded half up to microseconds.
     pub fn now(&self) -> Timestamp {
         match &self.0 {
             Source::System => system_now(),
-            Source::Driven { wall, at } => wall.saturating_add(at.elapsed()),
+            Source::Driven(driven) => {
+                let steady = driven.wall.saturating_add(driven.at.elapsed());
+                Timestamp(steady.0.saturating_add(driven.jumped.load(Ordering::Relaxed)))
+            }
         }
     }
 
@@ -230,5 +252,9 @@ mod tests {
         let clock = Clock::driven(Timestamp::UNIX_EPOCH);
         tokio::time::advance(Duration::from_secs(15)).await;
         assert_eq!(clock.now(), Timestamp::from_micros(15_000_000));
+        let before = clock.monotonic();
+        clock.clone().jump(-20_000_000);
+        assert_eq!(clock.now(), Timestamp::from_micros(-5_000_000));
+        assert_eq!(clock.monotonic(), before);
     }
 }

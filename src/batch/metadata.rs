@@ -60,6 +60,10 @@ const IDS_PER_MESSAGE: usize = 363;
 #[derive(Clone, Debug)]
 pub struct MetadataBatcher(Arc<Inner>);
 
+/// How far ahead of the clock a value's time is believed: more than calls under way differ by, and as long as nobody
+/// misses new values for.
+const MAX_AHEAD: Duration = Duration::from_secs(10);
+
 /// One collected value, as an agent reported it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
@@ -125,6 +129,7 @@ impl MetadataBatcher {
     pub fn add(&self, agent: AgentId, items: impl IntoIterator<Item = Item>, collected_at: Timestamp) {
         let mut dropped = 0;
         let mut filled = false;
+        let now = self.0.clock.now();
         let mut pending = self.0.pending();
         for item in items {
             let value = Value {
@@ -132,7 +137,7 @@ impl MetadataBatcher {
                 error: item.error.into_boxed_str(),
                 collected_at,
             };
-            if !pending.put((agent, item.key.into_boxed_str()), value) {
+            if !pending.put((agent, item.key.into_boxed_str()), value, now) {
                 dropped += 1;
             }
             filled |= pending.turn_over();
@@ -188,16 +193,16 @@ impl MetadataBatcher {
 
 impl Pending {
     /// Keeps a value unless a newer one waits. False when there is no room.
-    fn put(&mut self, key: (AgentId, Box<str>), value: Value) -> bool {
+    fn put(&mut self, key: (AgentId, Box<str>), value: Value, now: Timestamp) -> bool {
         for batch in &mut self.full {
             if let Some(held) = batch.get_mut(&key) {
-                held.replace(value);
+                held.replace(value, now);
                 return true;
             }
         }
         let room = self.current.len() < MAX_BATCH;
         match self.current.entry(key) {
-            Entry::Occupied(mut held) => held.get_mut().replace(value),
+            Entry::Occupied(mut held) => held.get_mut().replace(value, now),
             Entry::Vacant(vacant) if room => {
                 vacant.insert(value);
             }
@@ -216,12 +221,12 @@ impl Pending {
     }
 
     /// Takes back a batch that could not be written, but for the values that have been replaced meanwhile.
-    fn put_back(&mut self, mut batch: Batch) {
+    fn put_back(&mut self, mut batch: Batch, now: Timestamp) {
         let newer = self.full.iter_mut().chain(std::iter::once(&mut self.current));
         for later in newer {
             batch.retain(|key, value| match later.get_mut(key) {
                 Some(held) => {
-                    if held.collected_at < value.collected_at {
+                    if value.beats(held, now) {
                         std::mem::swap(held, value);
                     }
                     false
@@ -249,10 +254,16 @@ impl Pending {
 
 impl Value {
     /// Takes a value that was not collected before this one.
-    fn replace(&mut self, newer: Self) {
-        if newer.collected_at >= self.collected_at {
-            *self = newer;
+    fn replace(&mut self, other: Self, now: Timestamp) {
+        if !self.beats(&other, now) {
+            *self = other;
         }
+    }
+
+    /// Whether this value was collected after `other`. One that lies far ahead of `now` is of a clock that has gone back
+    /// since, and would win for as long as that was.
+    fn beats(&self, other: &Self, now: Timestamp) -> bool {
+        self.collected_at > other.collected_at && self.collected_at <= now.saturating_add(MAX_AHEAD)
     }
 }
 
@@ -284,7 +295,8 @@ impl Inner {
         match self.store.update_metadata(&values).await {
             Ok(()) => {}
             Err(error) if error.is_unavailable() => {
-                self.pending().put_back(into_batch(values));
+                let now = self.clock.now();
+                self.pending().put_back(into_batch(values), now);
                 return Err(error);
             }
             Err(error) => {

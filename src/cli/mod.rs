@@ -16,6 +16,8 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
 use crate::config::{self, ConfigError, ConfigFile};
 
 /// The server that Go workspace agents connect to.
@@ -99,6 +101,18 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
+}
+
+/// Makes a write that would pass the process's limit of file size fail, instead of ending the process. Must be called within
+/// a runtime.
+fn survive_file_size_limit() -> Result<(), Failure> {
+    // The handler stays when its receiver is dropped.
+    let kind = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
+    listen(kind).map(drop)
+}
+
+fn listen(kind: SignalKind) -> Result<Signal, Failure> {
+    signal(kind).map_err(|error| Failure::Failed(format!("cannot listen for signals: {error}")))
 }
 
 enum ParseError {

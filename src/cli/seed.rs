@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use url::Url;
 
-use super::{Failure, url_text};
+use super::{Failure, survive_file_size_limit, url_text};
 use crate::clock::Clock;
 use crate::config::{CommonConfig, bare_access_url};
 use crate::seed::Seed;
@@ -45,6 +45,7 @@ pub(super) fn run(args: &SeedArgs) -> Result<(), Failure> {
         .build()
         .map_err(Failure::failed)?;
     let agents = runtime.block_on(async {
+        survive_file_size_limit()?;
         let store = server::open_store(&args.common).await.map_err(Failure::failed)?;
         let agents = store.seed(&seed, Clock::system().now()).await;
         store.close().await;

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::process;
 
 use clap::Args;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind};
 
-use super::{Failure, seed};
+use super::{Failure, listen, seed, survive_file_size_limit};
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::seed::Seed;
@@ -46,6 +46,7 @@ pub(super) fn run(args: ServerArgs) -> Result<(), Failure> {
 }
 
 async fn serve(config: Config, seed_file: Option<Seed>) -> Result<(), Failure> {
+    survive_file_size_limit()?;
     // Before anything that a signal should end in order.
     let mut signals = Signals::new()?;
     let mut swap_coordinator = listen(SignalKind::user_defined1())?;
@@ -74,10 +75,6 @@ async fn serve(config: Config, seed_file: Option<Seed>) -> Result<(), Failure> {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
-}
-
-fn listen(kind: SignalKind) -> Result<Signal, Failure> {
-    signal(kind).map_err(|error| Failure::Failed(format!("cannot listen for signals: {error}")))
 }
 
 impl Signals {

@@ -11,7 +11,7 @@ use crate::ids::ReplicaId;
 use crate::mux::{CloseCause, Control};
 use crate::pubsub::{Pubsub, Subscription, WorkspaceEvent};
 use crate::store::testing::{EXAMPLE, FaultyStore, NOW};
-use crate::store::{Store, StoreError};
+use crate::store::{AgentStatus, Store, StoreError};
 
 const TICK: Duration = Duration::from_secs(15);
 
@@ -234,6 +234,49 @@ async fn conn_034_a_store_that_is_away_ends_no_session_and_gets_the_newest_times
         ("0 45 45", 1),
         "the time of the end"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_jumps_ends_no_session_and_leaves_its_times_in_order() {
+    const HOUR: i64 = 3_600_000_000;
+    for jump in [HOUR, -HOUR, 24 * HOUR, -24 * HOUR] {
+        let fixture = Fixture::new().await;
+        let (first, _) = fixture.connect();
+        fixture.times.flush().await.unwrap();
+        pass(TICK).await;
+        drop(first);
+        fixture.times.flush().await.unwrap();
+        let (guard, control) = fixture.connect();
+        fixture.times.flush().await.unwrap();
+        for jump in [jump, 0, -jump, 0] {
+            fixture.clock.jump(jump);
+            pass(TICK).await;
+            control.hear(&fixture.clock);
+            fixture.tick().await;
+            fixture.times.flush().await.unwrap();
+            assert_eq!(control.requested_close(), None);
+            let row = fixture.store.agent(fixture.info.subject.agent_id).await.unwrap();
+            let times = &row.connection;
+            assert!(
+                times.first_connected_at <= times.last_connected_at,
+                "{jump}: {times:?}"
+            );
+            assert!(
+                times.disconnected_at < times.last_connected_at,
+                "{jump}: {times:?}"
+            );
+            let status = row.status(fixture.clock.now(), 2 * TICK);
+            assert_eq!(status, AgentStatus::Connected, "{jump}: {times:?}");
+        }
+        drop(guard);
+        fixture.times.flush().await.unwrap();
+        let row = fixture.store.agent(fixture.info.subject.agent_id).await.unwrap();
+        let status = row.status(fixture.clock.now(), 2 * TICK);
+        assert!(
+            matches!(status, AgentStatus::Disconnected { .. }),
+            "{jump}: {status:?}"
+        );
+    }
 }
 
 #[tokio::test(start_paused = true)]

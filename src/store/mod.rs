@@ -40,6 +40,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// (`GetAuthenticatedWorkspaceAgentAndBuildByAuthToken`): the build is its workspace's latest, or it is a
     /// succeeded `start` build directly before a `stop` build whose job is pending or running; workspace and agent
     /// are not deleted.
+    ///
+    /// Fails while it is known that nothing can be written: an agent that is let in then could store nothing.
     async fn authenticate(&self, token: &AgentToken) -> Result<Option<Authenticated>, StoreError>;
 
     /// Of `builds`, those whose agents may no longer be connected, by the same rule as [`Store::authenticate`].
@@ -238,7 +240,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         changes: &[ConnectionChange],
     ) -> Result<(), StoreError>;
 
-    /// Records that sessions live at `at`: `last_connected_at`, the replica, `updated_at`; never `disconnected_at`.
+    /// Records that sessions live at `at`: `last_connected_at`, later than any earlier disconnect; the replica,
+    /// `updated_at`; never `disconnected_at`.
     async fn record_heartbeats(
         &self,
         replica: ReplicaId,
@@ -260,13 +263,13 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Events that other processes left since the last call, oldest first. Cheap when there are none.
     async fn take_events(&self) -> Result<Vec<StoredEvent>, StoreError>;
 
-    /// Forgets events made before `before`.
+    /// Forgets events made before `before`, of those that [`Store::take_events`] has brought.
     async fn prune_events(&self, before: Timestamp) -> Result<(), StoreError>;
 
     /// Removes some of the rows that are older than `before`, and says whether there may be more.
     async fn purge(&self, what: Expired, before: Timestamp) -> Result<bool, StoreError>;
 
-    /// Succeeds when the store answers.
+    /// Succeeds when the store can be read and written, which it tries.
     async fn ping(&self) -> Result<(), StoreError>;
 
     /// How many statements ran so far, by name.

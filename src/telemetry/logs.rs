@@ -53,6 +53,10 @@ impl Default for LogConfig {
     }
 }
 
+/// Whether a line that cannot be written is told of on stderr. The library does so by a macro that panics when stderr is
+/// the file that is full, and then a full disk would end whoever has something to log.
+const TELL_OF_LOST_LINES: bool = false;
+
 /// Sets up logging for the whole process.
 pub fn init(config: &LogConfig) -> Result<(), LogError> {
     let filter = || DebugFilter(config.filter.clone());
@@ -61,6 +65,7 @@ pub fn init(config: &LogConfig) -> Result<(), LogError> {
             let ansi = target.is_terminal();
             let layer = tracing_subscriber::fmt::layer()
                 .with_ansi(ansi)
+                .log_internal_errors(TELL_OF_LOST_LINES)
                 .with_writer(target.writer());
             Some(layer.with_filter(filter()))
         }
@@ -69,6 +74,7 @@ pub fn init(config: &LogConfig) -> Result<(), LogError> {
     let json = Target::open(&config.json)?.map(|target| {
         tracing_subscriber::fmt::layer()
             .json()
+            .log_internal_errors(TELL_OF_LOST_LINES)
             .with_writer(target.writer())
             .with_filter(filter())
     });

@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "as in the tests")]
 #![allow(clippy::missing_panics_doc, reason = "as in the tests")]
 
+pub mod client;
 pub mod http;
+pub mod proxy;
 pub mod raw;
 
 use std::io::{BufRead, BufReader, Read};
@@ -72,17 +74,22 @@ impl Data {
 
     /// As [`Data::serve`], with environment variables.
     pub fn serve_with(&self, flags: &[&str], variables: &[(&str, &str)]) -> Server {
-        self.serve_at("127.0.0.1:0", flags, variables)
-    }
-
-    /// As [`Data::serve_with`], at an address.
-    pub fn serve_at(&self, address: &str, flags: &[&str], variables: &[(&str, &str)]) -> Server {
         let mut command = drpcd();
         command.envs(variables.iter().copied());
+        self.serve_by(command, flags)
+    }
+
+    /// As [`Data::serve`], with a command that runs the binary.
+    pub fn serve_by(&self, mut command: Command, flags: &[&str]) -> Server {
         command
-            .args(["server", "--http-address", address, "--data-dir"])
-            .arg(self.path());
-        command.arg("--seed").arg(self.seed_file()).args(flags);
+            .args(["server", "--data-dir"])
+            .arg(self.path())
+            .arg("--seed")
+            .arg(self.seed_file());
+        if !flags.contains(&"--http-address") {
+            command.args(["--http-address", "127.0.0.1:0"]);
+        }
+        command.args(flags);
         let log = std::fs::File::options()
             .create(true)
             .append(true)
@@ -151,6 +158,10 @@ impl Data {
         uuid::Uuid::parse_str(&digits).unwrap().to_string()
     }
 
+    pub fn database(&self) -> PathBuf {
+        self.path().join("drpcd.db")
+    }
+
     /// What servers on this directory have logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.path().join("log")).unwrap_or_default()
@@ -164,7 +175,7 @@ impl Data {
             .unwrap();
         runtime.block_on(async {
             use sqlx::{Connection, Row};
-            let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.path().join("drpcd.db"));
+            let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.database());
             let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
             let sql =
                 format!("SELECT CAST(column0 AS TEXT) FROM (SELECT NULL AS column0 WHERE 0 UNION ALL {sql})");
@@ -186,10 +197,27 @@ impl Data {
             .unwrap();
         runtime.block_on(async {
             use sqlx::Connection;
-            let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.path().join("drpcd.db"));
+            let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.database());
             let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
             let sql = format!("BEGIN IMMEDIATE; {sql}; COMMIT");
             sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
+                .execute(&mut connection)
+                .await
+                .unwrap();
+        });
+    }
+
+    /// Brings all that was written into the database file itself.
+    pub fn checkpoint(&self) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            use sqlx::Connection;
+            let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.database());
+            let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+            sqlx::raw_sql("PRAGMA wal_checkpoint(TRUNCATE)")
                 .execute(&mut connection)
                 .await
                 .unwrap();
@@ -203,7 +231,7 @@ impl Data {
             .enable_all()
             .build()
             .unwrap();
-        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.path().join("drpcd.db"));
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.database());
         let connection = runtime.block_on(async {
             let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
             sqlx::raw_sql("BEGIN IMMEDIATE")
@@ -308,6 +336,16 @@ pub fn wait(child: &mut Child, patience: Duration) -> ExitStatus {
 fn signal(child: &Child, name: &str) {
     let status = Command::new("kill")
         .args([format!("-{name}"), child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+/// Keeps a process from writing to any file, as a full disk does, or lets it again.
+pub fn may_write(pid: u32, may: bool) {
+    let limit = if may { "unlimited" } else { "0:unlimited" };
+    let status = Command::new("prlimit")
+        .args(["--pid", &pid.to_string(), &format!("--fsize={limit}")])
         .status()
         .unwrap();
     assert!(status.success());

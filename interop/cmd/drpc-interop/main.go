@@ -108,6 +108,7 @@ func runAgent(ctx context.Context, flags *flag.FlagSet, args []string) (any, boo
 	flags.DurationVar(&config.CutEvery, "cut-after", 0, "cut the connection this long after each manifest")
 	flags.IntVar(&config.Cuts, "cuts", 1, "how often to cut it")
 	flags.DurationVar(&config.FreezeAfter, "freeze-after", 0, "stop reading and writing this long after the manifest")
+	flags.DurationVar(&config.StartScript, "start-script", 0, "how long start scripts run, with a log line per second")
 	flags.DurationVar(&config.StopScript, "stop-script", 0, "how long stop scripts run")
 	flags.IntVar(&config.ExtraLogLines, "log-lines", 0, "extra log lines at start")
 	flags.IntVar(&config.ExtraLogBytes, "log-bytes", 100, "bytes of each")

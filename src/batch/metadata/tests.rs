@@ -7,6 +7,7 @@ use crate::pubsub::Subscription;
 use crate::store::testing::RecordingStore;
 
 struct Fixture {
+    clock: Clock,
     store: Arc<RecordingStore>,
     batcher: MetadataBatcher,
     messages: Subscription,
@@ -31,7 +32,8 @@ impl Fixture {
         let clock = Clock::driven(Timestamp::UNIX_EPOCH);
         Self {
             store,
-            batcher: MetadataBatcher::new(dyn_store, pubsub, clock),
+            batcher: MetadataBatcher::new(dyn_store, pubsub, clock.clone()),
+            clock,
             messages,
             shutdown: CancellationToken::new(),
             run: None,
@@ -274,11 +276,12 @@ async fn a_batch_put_back_leaves_each_key_once_and_the_newest() {
         collected_at: Timestamp::from_micros(at),
     };
     let key = |key: &str| (id(1), Box::from(key));
+    let now = Timestamp::from_micros(2);
     let mut pending = Pending::default();
-    assert!(pending.put(key("newer"), value("new", 2)));
-    assert!(pending.put(key("older"), value("old", 1)));
+    assert!(pending.put(key("newer"), value("new", 2), now));
+    assert!(pending.put(key("older"), value("old", 1), now));
     let batch = [("newer", 1), ("older", 2), ("only", 1)];
-    pending.put_back(batch.map(|(name, at)| (key(name), value("back", at))).into());
+    pending.put_back(batch.map(|(name, at)| (key(name), value("back", at))).into(), now);
     let text = |batch: &Batch, name: &str| batch.get(&key(name)).map(|value| value.text.to_string());
     assert_eq!(text(&pending.current, "newer").as_deref(), Some("new"));
     assert_eq!(text(&pending.current, "older").as_deref(), Some("back"));
@@ -342,4 +345,26 @@ fn s1_088_ids_are_22_characters_of_base64_363_to_a_message() {
         messages(&[AgentId(Uuid::from_u128(u128::MAX))]).next().as_deref(),
         Some("/////////////////////w")
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn values_are_written_also_after_the_clock_went_back() {
+    const HOUR: i64 = 3_600_000_000;
+    let mut fixture = Fixture::new();
+    fixture.store.set_fault(Some(away()));
+    fixture.clock.jump(HOUR);
+    fixture.add(1, "back", "before", HOUR);
+    fixture.add(1, "waiting", "before", HOUR);
+    pass(5_010).await;
+    fixture.add(1, "waiting", "still before", HOUR + 1);
+    fixture.clock.jump(-HOUR);
+    fixture.add(1, "back", "after", 6_000_000);
+    fixture.add(1, "waiting", "after", 6_000_000);
+    fixture.store.set_fault(None);
+    pass(6_000).await;
+    assert_eq!(
+        fixture.written().concat(),
+        ["1/back=after@6000000", "1/waiting=after@6000000"]
+    );
+    assert!(!fixture.published().is_empty());
 }

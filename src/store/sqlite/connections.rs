@@ -19,17 +19,23 @@ macro_rules! listed_changes {
 }
 
 statements! {
-    /// A connect in the microsecond of the last disconnect would look disconnected, so it is dated one later.
+    /// A connect in the microsecond of the last disconnect would look disconnected, so it is dated one later. The wall
+    /// clock may have gone back since: whatever it says, first ≤ last, and an agent that is connected looks so.
     RECORD_CONNECTS = "record_connects": concat!(
         "UPDATE workspace_agents SET
             first_connected_at = coalesce(first_connected_at, listed.at),
-            last_connected_at = max(listed.at, coalesce(disconnected_at + 1, listed.at)),
+            last_connected_at = max(
+                listed.at, coalesce(disconnected_at + 1, listed.at), coalesce(first_connected_at, listed.at)
+            ),
             last_connected_replica_id = ?2,
             updated_at = listed.at
         FROM ", listed_changes!(), " WHERE id = listed.agent_id"
     );
+    /// Ordered as a connect is.
     RECORD_HEARTBEATS = "record_heartbeats":
-        "UPDATE workspace_agents SET last_connected_at = ?3, last_connected_replica_id = ?2, updated_at = ?3
+        "UPDATE workspace_agents SET
+            last_connected_at = max(?3, coalesce(disconnected_at + 1, ?3), coalesce(first_connected_at, ?3)),
+            last_connected_replica_id = ?2, updated_at = ?3
         WHERE id IN (SELECT unhex(value) FROM json_each(?1))";
     /// Only where this replica wrote last: elsewhere the agent has connected anew.
     RECORD_DISCONNECTS = "record_disconnects": concat!(

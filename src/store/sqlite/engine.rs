@@ -1,18 +1,20 @@
 //! Connections to one database file: a single writer, a few readers, and every statement counted by name.
 //!
-//! Owns what may run at the same time and what happens to a connection whose transaction did not end. Knows no table.
+//! Owns what may run at the same time, what happens to a connection whose transaction did not end, and what is known of
+//! the file's health. Knows no table.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteRow};
 use sqlx::{ConnectOptions as _, Connection as _, Sqlite};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::error::store_error;
+use super::error::{is_read_only, store_error};
+use super::health::Health;
 use crate::store::StoreError;
 
 /// One statement and the name under which it is counted.
@@ -99,16 +101,21 @@ struct Slots {
     options: SqliteConnectOptions,
     /// Connections opened so far, so that state kept per connection is known to be of another one.
     opened: AtomicU64,
+    /// Whether these connections write.
+    writes: bool,
+    health: Arc<Health>,
 }
 
 impl Slots {
-    fn new(limit: u32, options: SqliteConnectOptions) -> Self {
+    fn new(limit: u32, options: SqliteConnectOptions, writes: bool, health: Arc<Health>) -> Self {
         Self {
             limit,
             permits: Semaphore::new(limit as usize),
             idle: Mutex::new(Vec::new()),
             options,
             opened: AtomicU64::new(0),
+            writes,
+            health,
         }
     }
 
@@ -124,15 +131,20 @@ impl Slots {
 
     async fn acquire<'d>(&'d self, counters: &'d Counters) -> Result<Session<'d>, StoreError> {
         let permit = self.permits.acquire().await.map_err(|_| closed())?;
+        self.session(permit, counters).await
+    }
+
+    async fn session<'d>(
+        &'d self,
+        permit: SemaphorePermit<'d>,
+        counters: &'d Counters,
+    ) -> Result<Session<'d>, StoreError> {
         let idle = self.idle().pop();
         let connection = if let Some(connection) = idle {
             connection
         } else {
-            let connection = self
-                .options
-                .connect()
-                .await
-                .map_err(|error| store_error(&error))?;
+            let opened = self.options.connect().await;
+            let connection = opened.map_err(|error| self.failed(&error))?;
             self.opened.fetch_add(1, Ordering::Relaxed);
             connection
         };
@@ -141,9 +153,17 @@ impl Slots {
             counters,
             connection: Some(connection),
             unfinished: false,
+            written: false,
             lost: false,
             _permit: permit,
         })
+    }
+
+    /// The store's word for an error, of which the file's health takes note.
+    fn failed(&self, error: &sqlx::Error) -> StoreError {
+        let answer = store_error(error);
+        self.health.failed(self.writes, error, &answer);
+        answer
     }
 
     /// Waits for every session, then closes the connections.
@@ -165,6 +185,7 @@ pub(super) struct Database {
     writer: Slots,
     readers: Slots,
     counters: Counters,
+    health: Arc<Health>,
 }
 
 impl fmt::Debug for Database {
@@ -182,11 +203,13 @@ impl Database {
         readers: u32,
         statements: impl Iterator<Item = &'static Statement>,
     ) -> Self {
-        let slot = Slots::new(1, writer_options);
+        let health = Arc::new(Health::new(writer_options.get_filename().to_owned()));
+        let slot = Slots::new(1, writer_options, true, Arc::clone(&health));
         slot.adopt(writer);
         Self {
             writer: slot,
-            readers: Slots::new(readers, reader_options),
+            readers: Slots::new(readers, reader_options, false, Arc::clone(&health)),
+            health,
             counters: Counters(statements.map(|s| (s.name, AtomicU64::new(0))).collect()),
         }
     }
@@ -213,6 +236,29 @@ impl Database {
         let mut session = self.write().await?;
         session.begin("BEGIN IMMEDIATE").await?;
         Ok(session)
+    }
+
+    /// Succeeds unless it is known that nothing can be written. While that is so, whoever finds the writing connection
+    /// free tries again; the others are told at once, so that nobody queues up behind a store that is away.
+    pub(super) async fn expect_writable(&self) -> Result<(), StoreError> {
+        let Some(error) = self.write_error() else {
+            return Ok(());
+        };
+        match self.writer.permits.try_acquire() {
+            Ok(permit) => self.writer.session(permit, &self.counters).await?.probe().await,
+            Err(_) => Err(error),
+        }
+    }
+
+    /// Why the last write failed, if none has succeeded since.
+    pub(super) fn write_error(&self) -> Option<StoreError> {
+        self.health.write_error()
+    }
+
+    /// Succeeds when the file takes a write, and none of it was found damaged.
+    pub(super) async fn probe(&self) -> Result<(), StoreError> {
+        self.health.check_intact()?;
+        self.write().await?.probe().await
     }
 
     /// How many connections for writing were opened so far.
@@ -249,7 +295,9 @@ pub(super) struct Session<'d> {
     connection: Option<SqliteConnection>,
     /// Within a transaction.
     unfinished: bool,
-    /// The connection's thread has ended.
+    /// The transaction has changed rows.
+    written: bool,
+    /// The connection is of no more use: its thread has ended, or it cannot write.
     lost: bool,
     _permit: SemaphorePermit<'d>,
 }
@@ -260,6 +308,12 @@ impl Session<'_> {
         self.counters.count(call.statement);
         let result = call.query.execute(self.connection()?).await;
         let done = self.check(result)?;
+        if done.rows_affected() > 0 {
+            self.written = true;
+            if !self.unfinished {
+                self.stored();
+            }
+        }
         Ok(Done {
             rows: done.rows_affected(),
             last_id: done.last_insert_rowid(),
@@ -305,13 +359,32 @@ impl Session<'_> {
     /// Ends the transaction: commits what succeeded, undoes what failed.
     pub(super) async fn finish<T>(mut self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
         let outcome = match outcome {
-            Ok(value) => self.control("COMMIT").await.map(|()| value),
+            Ok(value) => self.control("COMMIT").await.map(|()| {
+                self.stored();
+                value
+            }),
             Err(error) => Err(error),
         };
         // After some errors SQLite has rolled back by itself; then this fails and the connection is given up.
         let ended = outcome.is_ok() || self.control("ROLLBACK").await.is_ok();
         self.unfinished = !ended;
         outcome
+    }
+
+    /// Writes the header page as it is.
+    async fn probe(&mut self) -> Result<(), StoreError> {
+        // SQLite leaves this number to the application, and we leave it at 0.
+        self.control("PRAGMA user_version = 0").await?;
+        self.written = true;
+        self.stored();
+        Ok(())
+    }
+
+    /// Something was committed; a transaction that changed nothing says nothing.
+    fn stored(&mut self) {
+        if std::mem::take(&mut self.written) && self.slots.writes {
+            self.slots.health.written();
+        }
     }
 
     /// Transaction control, which is not counted.
@@ -326,8 +399,10 @@ impl Session<'_> {
 
     fn check<T>(&mut self, result: Result<T, sqlx::Error>) -> Result<T, StoreError> {
         result.map_err(|error| {
-            self.lost |= !matches!(error, sqlx::Error::Database(_) | sqlx::Error::RowNotFound);
-            store_error(&error)
+            // SQLite opens what may not be written for reading, and the connection then stays so for ever.
+            self.lost |=
+                is_read_only(&error) || !matches!(error, sqlx::Error::Database(_) | sqlx::Error::RowNotFound);
+            self.slots.failed(&error)
         })
     }
 }

@@ -8,6 +8,7 @@ const LOCKED: u32 = 6;
 const NOMEM: u32 = 7;
 const READONLY: u32 = 8;
 const IOERR: u32 = 10;
+const CORRUPT: u32 = 11;
 const FULL: u32 = 13;
 const CANTOPEN: u32 = 14;
 const PROTOCOL: u32 = 15;
@@ -25,6 +26,16 @@ pub(super) fn is_busy(error: &sqlx::Error) -> bool {
     matches!(primary_code(error), Some(BUSY | LOCKED))
 }
 
+/// Whether the file could not be opened for writing, or not when it was opened.
+pub(super) fn is_read_only(error: &sqlx::Error) -> bool {
+    primary_code(error) == Some(READONLY)
+}
+
+/// Whether the file is not what SQLite wrote.
+pub(super) fn is_damage(error: &sqlx::Error) -> bool {
+    matches!(primary_code(error), Some(CORRUPT | NOTADB))
+}
+
 /// Sorts an error into the store's kinds. SQLite's texts name constraints and columns, never values.
 pub(super) fn store_error(error: &sqlx::Error) -> StoreError {
     let text = match error {
@@ -35,8 +46,9 @@ pub(super) fn store_error(error: &sqlx::Error) -> StoreError {
         _ => return StoreError::Rejected(error.to_string()),
     };
     match primary_code(error) {
-        // A file system that went read-only after an I/O error counts as away, like the error itself.
-        Some(BUSY | LOCKED | NOMEM | READONLY | IOERR | FULL | CANTOPEN | PROTOCOL) => {
+        // A file system that went read-only after an I/O error counts as away, like the error itself; and so does a
+        // damaged file, since what it says is no answer and somebody has to put it right.
+        Some(BUSY | LOCKED | NOMEM | READONLY | IOERR | CORRUPT | FULL | CANTOPEN | PROTOCOL | NOTADB) => {
             StoreError::Unavailable(text)
         }
         Some(CONSTRAINT) => StoreError::Violation {

@@ -16,7 +16,7 @@ statements! {
     LAST_EVENT = "last_event": "SELECT coalesce(max(id), 0) AS id FROM drpcd_events";
     EVENTS_SINCE = "events_since":
         "SELECT id, channel, payload FROM drpcd_events WHERE id > ?1 ORDER BY id LIMIT ?2";
-    PRUNE_EVENTS = "prune_events": "DELETE FROM drpcd_events WHERE created_at < ?1";
+    PRUNE_EVENTS = "prune_events": "DELETE FROM drpcd_events WHERE created_at < ?1 AND id <= ?2";
 }
 
 /// How far the events were read.
@@ -84,6 +84,12 @@ impl Cursor {
         });
         Ok(events)
     }
+
+    /// Whatever the clock says, an event that was not read is not old.
+    pub(super) async fn prune(&self, database: &Database, before: Timestamp) -> Result<(), StoreError> {
+        let call = PRUNE_EVENTS.bind(before.as_micros()).bind(self.get().seen);
+        database.write().await?.execute(call).await.map(|_| ())
+    }
 }
 
 /// Leaves an event, which others see when the transaction commits.
@@ -113,9 +119,4 @@ async fn insert(
 ) -> Result<(), StoreError> {
     let call = INSERT_EVENT.bind(channel).bind(payload).bind(now.as_micros());
     transaction.execute(call).await.map(|_| ())
-}
-
-pub(super) async fn prune(database: &Database, before: Timestamp) -> Result<(), StoreError> {
-    let call = PRUNE_EVENTS.bind(before.as_micros());
-    database.write().await?.execute(call).await.map(|_| ())
 }

@@ -15,6 +15,7 @@ mod connections;
 mod engine;
 mod error;
 mod events;
+mod health;
 mod logs;
 mod manifest;
 mod notifications;
@@ -121,6 +122,7 @@ impl SqliteStore {
 #[async_trait]
 impl Store for SqliteStore {
     async fn authenticate(&self, token: &AgentToken) -> Result<Option<Authenticated>, StoreError> {
+        self.database.expect_writable().await?;
         auth::authenticate(&self.database, token).await
     }
 
@@ -369,7 +371,7 @@ impl Store for SqliteStore {
     }
 
     async fn prune_events(&self, before: Timestamp) -> Result<(), StoreError> {
-        events::prune(&self.database, before).await
+        self.cursor.prune(&self.database, before).await
     }
 
     async fn purge(&self, what: Expired, before: Timestamp) -> Result<bool, StoreError> {
@@ -377,7 +379,8 @@ impl Store for SqliteStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.database.read().await?.one(PING.call()).await.map(|_| ())
+        self.database.read().await?.one(PING.call()).await?;
+        self.database.probe().await
     }
 
     fn statements(&self) -> Vec<(&'static str, u64)> {

@@ -1,9 +1,11 @@
 //! Connection times.
 
+use std::time::Duration;
+
 use super::{Kit, NOW, SMALL, at};
 use crate::clock::Timestamp;
 use crate::ids::{AgentId, ReplicaId};
-use crate::store::{ConnectionChange, Store};
+use crate::store::{AgentStatus, ConnectionChange, Store};
 
 fn change(agent_id: AgentId, at: Timestamp) -> ConnectionChange {
     ConnectionChange { agent_id, at }
@@ -98,6 +100,53 @@ async fn conn_032_a_disconnect_is_never_before_the_last_connect() {
     connect(&kit, replica, agent, at(10)).await;
     disconnect(&kit, replica, agent, at(4)).await;
     assert_eq!(times(&kit, agent).await[2], Some(at(10)));
+}
+
+#[tokio::test]
+async fn an_agent_that_is_connected_looks_so_also_after_the_clock_went_back() {
+    async fn status(kit: &Kit, agent: AgentId) -> AgentStatus {
+        let row = kit.store.agent(agent).await.unwrap();
+        row.status(at(25), Duration::from_secs(30))
+    }
+    let after = |time: Timestamp| Some(Timestamp::from_micros(time.as_micros() + 1));
+    let (kit, agent, replica) = one().await;
+    connect(&kit, replica, agent, at(3_600)).await;
+    disconnect(&kit, replica, agent, at(3_700)).await;
+    // An hour back.
+    connect(&kit, replica, agent, at(5)).await;
+    for tick in [10, 15, 20] {
+        kit.store
+            .record_heartbeats(replica, &[agent], at(tick))
+            .await
+            .unwrap();
+        let [first, last, gone] = times(&kit, agent).await;
+        assert_eq!(
+            [first, last, gone],
+            [Some(at(3_600)), after(at(3_700)), Some(at(3_700))]
+        );
+        assert_eq!(status(&kit, agent).await, AgentStatus::Connected);
+    }
+    disconnect(&kit, replica, agent, at(25)).await;
+    let [_, last, gone] = times(&kit, agent).await;
+    assert_eq!(gone, last);
+    assert!(matches!(
+        status(&kit, agent).await,
+        AgentStatus::Disconnected { .. }
+    ));
+
+    // The first session of all, during which the clock goes back.
+    let (kit, agent, replica) = one().await;
+    connect(&kit, replica, agent, at(86_400)).await;
+    kit.store
+        .record_heartbeats(replica, &[agent], at(15))
+        .await
+        .unwrap();
+    assert_eq!(
+        times(&kit, agent).await,
+        [Some(at(86_400)), Some(at(86_400)), None]
+    );
+    connect(&kit, replica, agent, at(20)).await;
+    assert_eq!(times(&kit, agent).await[1], Some(at(86_400)));
 }
 
 #[tokio::test]

@@ -243,7 +243,7 @@ async fn a_lock_that_is_not_to_be_had_is_unavailable() {
     let error = kit.seed(SMALL, NOW).await.unwrap_err();
     assert!(error.is_unavailable(), "{error:?}");
     // Readers never wait for a writer.
-    assert!(kit.authenticates(&agents[0].token).await);
+    kit.store.agent(agents[0].agent_id).await.unwrap();
     holder.rollback().await.unwrap();
     kit.store.set_logs_overflowed(agents[0].agent_id).await.unwrap();
 }
@@ -322,4 +322,81 @@ async fn a_call_that_is_given_up_leaves_no_transaction_behind() {
         drop(call);
         kit.store.insert_logs(&batch).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_connection_that_may_not_write_is_replaced() {
+    let (kit, agents) = Kit::seeded(SMALL).await;
+    let mut session = kit.store.database.write().await.unwrap();
+    session
+        .pragma("PRAGMA query_only = ON; PRAGMA query_only")
+        .await
+        .unwrap();
+    drop(session);
+    let write = || kit.store.set_logs_overflowed(agents[0].agent_id);
+    let error = write().await.unwrap_err();
+    assert!(error.is_unavailable(), "{error:?}");
+    write().await.unwrap();
+}
+
+#[tokio::test]
+async fn who_is_let_in_could_also_write() {
+    let (kit, agents) = Kit::seeded(SMALL).await;
+    let mut other = raw(kit.dir.path()).await;
+    let holder = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    // Nobody has tried to write.
+    assert!(kit.authenticates(&agents[0].token).await);
+    assert!(kit.store.ping().await.unwrap_err().is_unavailable());
+    let error = kit.store.authenticate(&agents[0].token).await.unwrap_err();
+    assert_eq!(error, StoreError::Unavailable("database is locked".to_owned()));
+    // One tries, the others are told at once.
+    let tries = (0..20).map(|_| kit.store.authenticate(&agents[0].token));
+    let tries = futures_util::future::join_all(tries);
+    // One after another they would take half a minute.
+    let tries = tokio::time::timeout(std::time::Duration::from_secs(10), tries).await;
+    assert!(tries.unwrap().iter().all(Result::is_err));
+    holder.rollback().await.unwrap();
+    assert!(kit.authenticates(&agents[0].token).await);
+}
+
+#[tokio::test]
+async fn a_write_that_changes_nothing_does_not_prove_that_the_store_is_back() {
+    let (kit, agents) = Kit::seeded(SMALL).await;
+    let mut other = raw(kit.dir.path()).await;
+    let holder = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    assert!(kit.store.ping().await.is_err());
+    holder.rollback().await.unwrap();
+    let writable = || kit.store.database.write_error().is_none();
+    kit.store.set_logs_overflowed(AgentId::random()).await.unwrap();
+    assert!(!writable());
+    kit.store.set_logs_overflowed(agents[0].agent_id).await.unwrap();
+    assert!(writable());
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_away_until_it_is_opened_again() {
+    let (kit, agents) = Kit::seeded(SMALL).await;
+    kit.store.close().await;
+    let file = std::fs::File::options()
+        .write(true)
+        .open(kit.dir.path().join("drpcd.db"))
+        .unwrap();
+    let sql = "SELECT rootpage FROM sqlite_schema WHERE tbl_name = 'organizations'";
+    let roots: Vec<i64> = sqlx::query_scalar(sql)
+        .fetch_all(&mut raw(kit.dir.path()).await)
+        .await
+        .unwrap();
+    for root in roots {
+        let offset = u64::try_from(root - 1).unwrap() * 4_096;
+        std::os::unix::fs::FileExt::write_all_at(&file, &[0xA5; 4_096], offset).unwrap();
+    }
+    let store = SqliteStore::open(kit.dir.path(), SqliteOptions::default())
+        .await
+        .unwrap();
+    for _ in 0..2 {
+        let error = store.ping().await.unwrap_err();
+        assert!(error.is_unavailable(), "{error:?}");
+    }
+    store.set_logs_overflowed(agents[0].agent_id).await.unwrap();
+    assert!(store.ping().await.is_err());
 }

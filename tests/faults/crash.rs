@@ -1,0 +1,598 @@
+//! A server that is killed at random points of a write load: what it acknowledged is there, whole, once and in order.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use drpcd::clock::{Clock, Timestamp};
+use drpcd::mux::Status;
+use drpcd::proto::agent as proto;
+use drpcd::proto::agent::AgentClient;
+use rand::rngs::SmallRng;
+use rand::{RngExt as _, SeedableRng as _};
+use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use crate::support::{Data, EXAMPLE_SEED, SeededAgent, Server, client, drpcd};
+
+/// Seeds of a plain run; `DRPCD_CRASH_SEEDS` replaces the number.
+const SEEDS: u64 = 10;
+
+/// Agents that write at the same time.
+const AGENTS: usize = 6;
+
+/// Longest write load before the kill.
+const MAX_LOAD_MS: u64 = 300;
+
+/// Longest life of a server that is killed while it starts.
+const MAX_START_MS: u64 = 120;
+
+/// What is asked of a server, and what became of it.
+#[derive(Debug)]
+enum Outcome {
+    Acknowledged,
+    /// The server was killed before it answered: it may have been done or not.
+    Unknown,
+}
+
+/// A write and how it ended.
+#[derive(Debug)]
+struct Entry {
+    write: Write,
+    outcome: Outcome,
+}
+
+#[derive(Debug)]
+enum Write {
+    /// One batch of lines.
+    Logs(Vec<String>),
+    Lifecycle(&'static str),
+    Startup(String),
+    AppHealth(&'static str),
+    AppStatus(String),
+    Timing {
+        started_at: i64,
+    },
+    Connected(Uuid),
+    Disconnected(Uuid),
+    SubAgent(String),
+    DeletedSubAgent(String),
+}
+
+/// What one agent knows of itself.
+struct Identity {
+    script: Vec<u8>,
+    source: Vec<u8>,
+    app: Vec<u8>,
+}
+
+/// An agent's load, and its journal.
+struct Load {
+    client: AgentClient,
+    random: SmallRng,
+    /// Makes texts unique over all agents and seeds.
+    prefix: String,
+    count: u64,
+    identity: Identity,
+    open: Vec<Uuid>,
+    sub_agents: Vec<(String, Vec<u8>)>,
+    journal: Vec<Entry>,
+}
+
+fn now() -> prost_types::Timestamp {
+    Clock::system().now().into()
+}
+
+impl Load {
+    async fn begin(agent: SeededAgent, seed: u64, number: usize) -> Option<Self> {
+        let client = client::agent(&agent).await.ok()?;
+        let manifest = client.get_manifest(&proto::GetManifestRequest {}).await.ok()?;
+        let script = manifest.scripts.into_iter().next().unwrap();
+        let app = manifest.apps.into_iter().find(|app| app.slug == "code").unwrap();
+        Some(Self {
+            client,
+            random: SmallRng::seed_from_u64(seed << 8 | number as u64),
+            prefix: format!("{seed}.{number}"),
+            count: 0,
+            identity: Identity {
+                script: script.id,
+                source: script.log_source_id,
+                app: app.id,
+            },
+            open: Vec::new(),
+            sub_agents: Vec::new(),
+            journal: Vec::new(),
+        })
+    }
+
+    fn text(&mut self) -> String {
+        self.count += 1;
+        format!("{}.{}", self.prefix, self.count)
+    }
+
+    fn note<T>(&mut self, write: Write, result: &Result<T, Status>) -> bool {
+        let outcome = match result {
+            Ok(_) => Outcome::Acknowledged,
+            Err(_) => Outcome::Unknown,
+        };
+        self.journal.push(Entry { write, outcome });
+        result.is_ok()
+    }
+
+    /// Writes until the server is gone.
+    async fn run(mut self) -> Vec<Entry> {
+        while match self.random.random_range(0..10) {
+            0..4 => self.logs().await,
+            4 => self.lifecycle().await,
+            5 => self.startup().await,
+            6 => self.app().await,
+            7 => self.timing().await,
+            8 => self.connection().await,
+            _ => self.sub_agent().await,
+        } {}
+        self.journal
+    }
+
+    async fn logs(&mut self) -> bool {
+        let lines: Vec<_> = (0..self.random.random_range(1..20))
+            .map(|_| self.text())
+            .collect();
+        let log = |line: &String| proto::Log {
+            created_at: Some(now()),
+            output: line.clone(),
+            level: proto::log::Level::Info.into(),
+        };
+        let request = proto::BatchCreateLogsRequest {
+            log_source_id: self.identity.source.clone(),
+            logs: lines.iter().map(log).collect(),
+        };
+        let result = self.client.batch_create_logs(&request).await;
+        if let Ok(response) = &result {
+            assert!(!response.log_limit_exceeded, "too many lines for one agent");
+        }
+        self.note(Write::Logs(lines), &result)
+    }
+
+    async fn lifecycle(&mut self) -> bool {
+        let (state, name) = match self.random.random_range(0..3) {
+            0 => (proto::lifecycle::State::Starting, "starting"),
+            1 => (proto::lifecycle::State::Ready, "ready"),
+            _ => (proto::lifecycle::State::ShuttingDown, "shutting_down"),
+        };
+        let lifecycle = proto::Lifecycle {
+            state: state.into(),
+            changed_at: Some(now()),
+        };
+        let request = proto::UpdateLifecycleRequest {
+            lifecycle: Some(lifecycle),
+        };
+        let result = self.client.update_lifecycle(&request).await;
+        self.note(Write::Lifecycle(name), &result)
+    }
+
+    async fn startup(&mut self) -> bool {
+        let directory = self.text();
+        let startup = proto::Startup {
+            version: "v2.31.0".to_owned(),
+            expanded_directory: directory.clone(),
+            subsystems: Vec::new(),
+        };
+        let request = proto::UpdateStartupRequest {
+            startup: Some(startup),
+        };
+        let result = self.client.update_startup(&request).await;
+        self.note(Write::Startup(directory), &result)
+    }
+
+    async fn app(&mut self) -> bool {
+        if self.random.random() {
+            let message = self.text();
+            let request = proto::UpdateAppStatusRequest {
+                slug: "code".to_owned(),
+                state: proto::update_app_status_request::AppStatusState::Working.into(),
+                message: message.clone(),
+                uri: String::new(),
+            };
+            let result = self.client.update_app_status(&request).await;
+            return self.note(Write::AppStatus(message), &result);
+        }
+        let (health, name) = if self.random.random() {
+            (proto::AppHealth::Healthy, "healthy")
+        } else {
+            (proto::AppHealth::Unhealthy, "unhealthy")
+        };
+        let update = proto::batch_update_app_health_request::HealthUpdate {
+            id: self.identity.app.clone(),
+            health: health.into(),
+        };
+        let request = proto::BatchUpdateAppHealthRequest {
+            updates: vec![update],
+        };
+        let result = self.client.batch_update_app_healths(&request).await;
+        self.note(Write::AppHealth(name), &result)
+    }
+
+    async fn timing(&mut self) -> bool {
+        let start = Clock::system().now();
+        let timing = proto::Timing {
+            script_id: self.identity.script.clone(),
+            start: Some(start.into()),
+            end: Some(start.saturating_add(Duration::from_secs(1)).into()),
+            ..Default::default()
+        };
+        let request = proto::WorkspaceAgentScriptCompletedRequest { timing: Some(timing) };
+        let result = self.client.script_completed(&request).await;
+        let started_at = start.as_micros();
+        self.note(Write::Timing { started_at }, &result)
+    }
+
+    async fn connection(&mut self) -> bool {
+        let (id, action, write) = match self.open.pop() {
+            Some(id) if self.random.random() => {
+                (id, proto::connection::Action::Disconnect, Write::Disconnected(id))
+            }
+            _ => {
+                let id = Uuid::from_u128(self.random.random());
+                (id, proto::connection::Action::Connect, Write::Connected(id))
+            }
+        };
+        let connection = proto::Connection {
+            id: id.as_bytes().to_vec(),
+            action: action.into(),
+            r#type: proto::connection::Type::Ssh.into(),
+            timestamp: Some(now()),
+            ip: "192.0.2.7".to_owned(),
+            ..Default::default()
+        };
+        let request = proto::ReportConnectionRequest {
+            connection: Some(connection),
+        };
+        let result = self.client.report_connection(&request).await;
+        if matches!(write, Write::Connected(_)) {
+            self.open.push(id);
+        }
+        self.note(write, &result)
+    }
+
+    async fn sub_agent(&mut self) -> bool {
+        if let Some((name, id)) = self.sub_agents.pop() {
+            let request = proto::DeleteSubAgentRequest { id };
+            let result = self.client.delete_sub_agent(&request).await;
+            return self.note(Write::DeletedSubAgent(name), &result);
+        }
+        let name = format!("sub-{}", self.text().replace('.', "-"));
+        let request = proto::CreateSubAgentRequest {
+            name: name.clone(),
+            directory: "/".to_owned(),
+            architecture: "amd64".to_owned(),
+            operating_system: "linux".to_owned(),
+            ..Default::default()
+        };
+        let result = self.client.create_sub_agent(&request).await;
+        if let Ok(response) = &result {
+            let agent = response.agent.as_ref().unwrap();
+            self.sub_agents.push((name.clone(), agent.id.clone()));
+        }
+        self.note(Write::SubAgent(name), &result)
+    }
+}
+
+/// Serves, loads for a random time, kills, and returns each agent's journal.
+fn load_and_kill(runtime: &Runtime, server: Server, seed: u64, load: Duration) -> Vec<Vec<Entry>> {
+    let mut tasks = JoinSet::new();
+    for (number, agent) in server.agents.iter().cloned().enumerate() {
+        let work = async move {
+            let journal = match Load::begin(agent, seed, number).await {
+                Some(load) => load.run().await,
+                None => Vec::new(),
+            };
+            (number, journal)
+        };
+        tasks.spawn_on(work, runtime.handle());
+    }
+    std::thread::sleep(load);
+    server.kill();
+    let mut journals = runtime.block_on(tasks.join_all());
+    journals.sort_by_key(|(number, _)| *number);
+    journals.into_iter().map(|(_, journal)| journal).collect()
+}
+
+fn set(data: &Data, sql: &str) -> BTreeSet<String> {
+    let rows = data.query(sql);
+    let set: BTreeSet<_> = rows.iter().cloned().collect();
+    assert_eq!(set.len(), rows.len(), "something is there twice: {sql}");
+    set
+}
+
+/// Compares one agent's journal with its rows.
+fn check_agent(data: &Data, name: &str, prefix: &str, journal: &[Entry]) {
+    let agent = format!("(SELECT id FROM workspace_agents WHERE name = '{name}' AND parent_id IS NULL)");
+    let of_agent = |column: &str| {
+        data.value(&format!(
+            "SELECT {column} FROM workspace_agents WHERE id = {agent}"
+        ))
+    };
+    let lines = data.query(&format!(
+        "SELECT * FROM (SELECT output FROM workspace_agent_logs
+         WHERE agent_id = {agent} AND output LIKE '{prefix}.%' ORDER BY id)"
+    ));
+    let mut lines = lines.iter();
+    let statuses = set(
+        data,
+        &format!("SELECT message FROM workspace_app_statuses WHERE agent_id = {agent}"),
+    );
+    let timings = set(
+        data,
+        &format!(
+            "SELECT started_at FROM workspace_agent_script_timings WHERE script_id IN
+             (SELECT id FROM workspace_agent_scripts WHERE workspace_agent_id = {agent})"
+        ),
+    );
+    let connections: BTreeMap<String, bool> = set(
+        data,
+        &format!(
+            "SELECT lower(hex(connection_id)) || (disconnect_time IS NOT NULL) FROM connection_logs
+             WHERE agent_name = '{name}'"
+        ),
+    )
+    .into_iter()
+    .map(|row| (row[..32].to_owned(), &row[32..] == "1"))
+    .collect();
+    let sub_agents: BTreeMap<String, bool> = set(
+        data,
+        &format!("SELECT name || ' ' || deleted FROM workspace_agents WHERE parent_id = {agent}"),
+    )
+    .into_iter()
+    .map(|row| {
+        row.split_once(' ')
+            .map(|(name, deleted)| (name.to_owned(), deleted == "1"))
+            .unwrap()
+    })
+    .collect();
+    // What a column may hold: the last acknowledged value, or one that came after it without an answer.
+    let mut columns: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+
+    for Entry { write, outcome } in journal {
+        let known = matches!(outcome, Outcome::Acknowledged);
+        let mut column = |name, value| {
+            let values = columns.entry(name).or_default();
+            if known {
+                values.clear();
+            }
+            values.push(value);
+        };
+        match write {
+            Write::Logs(sent) => {
+                // Whole and in order; without an answer whole or not at all.
+                let mut ahead = lines.clone();
+                let stored: Vec<_> = ahead.by_ref().take(sent.len()).collect();
+                if known || !stored.is_empty() {
+                    assert!(stored.iter().copied().eq(sent), "{name}: {stored:?} of {sent:?}");
+                    lines = ahead;
+                }
+            }
+            Write::Lifecycle(state) => column("lifecycle_state", state),
+            Write::Startup(directory) => column("expanded_directory", directory),
+            Write::AppHealth(health) => column("health", health),
+            Write::AppStatus(message) => {
+                assert!(!known || statuses.contains(message), "{name}: status {message}");
+            }
+            Write::Timing { started_at } => {
+                assert!(
+                    !known || timings.contains(&started_at.to_string()),
+                    "{name}: timing {started_at}"
+                );
+            }
+            Write::Connected(id) => {
+                let id = id.simple().to_string();
+                assert!(!known || connections.contains_key(&id), "{name}: connection {id}");
+            }
+            Write::Disconnected(id) => {
+                let id = id.simple().to_string();
+                assert!(!known || connections[&id], "{name}: end of connection {id}");
+            }
+            Write::SubAgent(sub) => {
+                assert!(!known || sub_agents.contains_key(sub), "{name}: sub agent {sub}");
+            }
+            Write::DeletedSubAgent(sub) => {
+                assert!(!known || sub_agents[sub], "{name}: deletion of {sub}");
+            }
+        }
+    }
+    assert_eq!(lines.next(), None, "{name}: a line that was not sent, or twice");
+    for (column, values) in columns {
+        let stored = match column {
+            "health" => data.value(&format!(
+                "SELECT health FROM workspace_apps WHERE slug = 'code' AND agent_id = {agent}"
+            )),
+            column => of_agent(column),
+        };
+        // A value without an answer after the last known one leaves either.
+        assert!(
+            values.contains(&stored.as_str()) || unknown_only(journal, column),
+            "{name}: {column} is {stored:?}, sent {values:?}"
+        );
+    }
+}
+
+/// Whether nothing that goes into a column was acknowledged, so that it may hold what was there before.
+fn unknown_only(journal: &[Entry], column: &str) -> bool {
+    !journal.iter().any(|Entry { write, outcome }| {
+        let same = match write {
+            Write::Lifecycle(_) => column == "lifecycle_state",
+            Write::Startup(_) => column == "expanded_directory",
+            Write::AppHealth(_) => column == "health",
+            _ => false,
+        };
+        same && matches!(outcome, Outcome::Acknowledged)
+    })
+}
+
+/// What holds of every database, whatever was written.
+fn check_invariants(data: &Data) {
+    assert_eq!(
+        data.query("SELECT integrity_check FROM pragma_integrity_check"),
+        ["ok"]
+    );
+    let empty = [
+        "SELECT \"table\" FROM pragma_foreign_key_check",
+        "SELECT name FROM workspace_agents WHERE logs_length <> coalesce((SELECT sum(length(CAST(output AS BLOB)))
+            FROM workspace_agent_logs WHERE agent_id = workspace_agents.id), 0)",
+        "SELECT name FROM workspace_agents WHERE last_connected_at < first_connected_at
+            OR last_connected_at IS NULL <> (first_connected_at IS NULL)",
+        "SELECT name FROM workspace_agents WHERE ready_at < started_at AND lifecycle_state = 'ready'",
+        "SELECT id FROM connection_logs WHERE disconnect_time < connect_time",
+        "SELECT channel FROM drpcd_events WHERE id > (SELECT seq FROM sqlite_sequence WHERE name = 'drpcd_events')",
+        "SELECT output FROM workspace_agent_logs WHERE id > (SELECT seq FROM sqlite_sequence
+            WHERE name = 'workspace_agent_logs')",
+        "SELECT later.id FROM workspace_agent_logs AS later JOIN workspace_agent_logs AS earlier
+            ON earlier.id = later.id - 1 WHERE later.created_at < earlier.created_at - 1000000",
+    ];
+    for sql in empty {
+        assert_eq!(data.query(sql), [""; 0], "{sql}");
+    }
+}
+
+fn many_agents() -> String {
+    let (head, agent) = EXAMPLE_SEED.split_once("  - name: main\n").unwrap();
+    let agents = (0..AGENTS).map(|number| format!("  - name: agent{number}\n{agent}"));
+    format!("{head}{}", agents.collect::<String>())
+}
+
+/// Kills a server that starts, at a random point.
+fn kill_at_start(data: &Data, after: Duration) {
+    let mut server = drpcd()
+        .args(["server", "--http-address", "127.0.0.1:0", "--data-dir"])
+        .arg(data.path())
+        .arg("--seed")
+        .arg(data.seed_file())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(after);
+    server.kill().unwrap();
+    server.wait().unwrap();
+}
+
+/// Seeds that share one database, each of which goes on where the one before was killed.
+const SEEDS_PER_DATABASE: u64 = 20;
+
+#[test]
+fn conn_037_what_was_acknowledged_survives_a_kill_at_any_point() {
+    let seeds = std::env::var("DRPCD_CRASH_SEEDS").map_or(SEEDS, |seeds| seeds.parse().unwrap());
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let mut data = Data::new(&many_agents());
+    let mut acknowledged = 0;
+    for seed in 0..seeds {
+        if seed > 0 && seed % SEEDS_PER_DATABASE == 0 {
+            data = Data::new(&many_agents());
+        }
+        let mut random = SmallRng::seed_from_u64(seed);
+        if seed % 5 == 0 {
+            kill_at_start(&data, Duration::from_millis(random.random_range(0..MAX_START_MS)));
+        }
+        let server = data.serve(&[]);
+        let load = Duration::from_millis(random.random_range(1..MAX_LOAD_MS));
+        let journals = load_and_kill(&runtime, server, seed, load);
+        eprintln!(
+            "seed {seed}: {:?} writes",
+            journals.iter().map(Vec::len).collect::<Vec<_>>()
+        );
+        check_invariants(&data);
+        for (number, journal) in journals.iter().enumerate() {
+            check_agent(
+                &data,
+                &format!("agent{number}"),
+                &format!("{seed}.{number}"),
+                journal,
+            );
+            let known = |entry: &&Entry| matches!(entry.outcome, Outcome::Acknowledged);
+            acknowledged += journal.iter().filter(known).count();
+        }
+    }
+    assert!(acknowledged > 0, "no load at all");
+}
+
+/// How long the load of the batched kinds lasts: metadata are written every 5 s.
+const BATCHED_LOAD: Duration = Duration::from_secs(14);
+
+/// What a machine that has other things to do may add to an interval.
+const SLACK: Duration = Duration::from_secs(6);
+
+/// Reports metadata and statistics that count up until the server is gone; returns when each number was acknowledged.
+async fn count_up(agent: SeededAgent) -> Vec<Instant> {
+    let client = client::agent(&agent).await.unwrap();
+    let mut acknowledged = Vec::new();
+    for number in 0.. {
+        let stats = proto::Stats {
+            rx_bytes: number,
+            ..Default::default()
+        };
+        let stats = client
+            .update_stats(&proto::UpdateStatsRequest { stats: Some(stats) })
+            .await;
+        let value = proto::workspace_agent_metadata::Result {
+            value: number.to_string(),
+            ..Default::default()
+        };
+        let metadata = proto::Metadata {
+            key: "cpu".to_owned(),
+            result: Some(value),
+        };
+        let request = proto::BatchUpdateMetadataRequest {
+            metadata: vec![metadata],
+        };
+        let metadata = client.batch_update_metadata(&request).await;
+        if stats.is_err() || metadata.is_err() {
+            break;
+        }
+        acknowledged.push(Instant::now());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    acknowledged
+}
+
+#[test]
+fn conn_037_a_kill_costs_the_batched_kinds_no_more_than_their_last_interval() {
+    let runtime = Runtime::new().unwrap();
+    let data = Data::new(EXAMPLE_SEED);
+    let server = data.serve(&["--agent-connection-update-frequency", "1s"]);
+    let load = runtime.spawn(count_up(server.agent().clone()));
+    std::thread::sleep(BATCHED_LOAD);
+    let (killed, killed_at) = (Instant::now(), Clock::system().now());
+    server.kill();
+    let acknowledged = runtime.block_on(load).unwrap();
+    let before = |interval: Duration| {
+        let count = acknowledged
+            .iter()
+            .filter(|at| killed.duration_since(**at) > interval + SLACK)
+            .count();
+        assert!(count > 10, "{count} numbers");
+        count as u64
+    };
+    let stats = data.query("SELECT * FROM (SELECT rx_bytes FROM workspace_agent_stats ORDER BY rx_bytes)");
+    let stats: Vec<u64> = stats.iter().map(|number| number.parse().unwrap()).collect();
+    assert!(
+        stats.iter().copied().eq(0..stats.len() as u64),
+        "a gap or a double: {stats:?}"
+    );
+    assert!(stats.len() as u64 >= before(Duration::from_secs(1)));
+    let value = data.value("SELECT value FROM workspace_agent_metadata WHERE key = 'cpu'");
+    assert!(
+        value.parse::<u64>().unwrap() + 1 >= before(Duration::from_secs(5)),
+        "{value}"
+    );
+    let seen = data.value("SELECT last_connected_at FROM workspace_agents");
+    let seen = Timestamp::from_micros(seen.parse().unwrap());
+    assert!(
+        killed_at.saturating_since(seen) < Duration::from_secs(1) + SLACK,
+        "{seen}"
+    );
+    check_invariants(&data);
+}

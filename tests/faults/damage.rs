@@ -1,0 +1,118 @@
+//! A database file whose bytes somebody has changed.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::process::Output;
+
+use crate::go;
+use crate::support::{Data, EXAMPLE_SEED, drpcd, eventually};
+
+/// Bytes of a page of the file.
+const PAGE: u64 = 4_096;
+
+/// Overwrites bytes of the database file, and returns what was there.
+fn overwrite(data: &Data, at: u64, bytes: &[u8]) -> Vec<u8> {
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open(data.database())
+        .unwrap();
+    let mut before = vec![0; bytes.len()];
+    file.read_exact_at(&mut before, at).unwrap();
+    file.write_all_at(bytes, at).unwrap();
+    before
+}
+
+/// The first page of a table.
+fn root(data: &Data, table: &str) -> u64 {
+    let sql = format!("SELECT rootpage FROM sqlite_schema WHERE name = '{table}'");
+    let page: u64 = data.value(&sql).parse().unwrap();
+    (page - 1) * PAGE
+}
+
+/// Starts a server that must not come up.
+fn refused(data: &Data, flags: &[&std::ffi::OsStr]) -> Output {
+    let mut command = drpcd();
+    command.args(["server", "--http-address", "127.0.0.1:0", "--data-dir"]);
+    command.arg(data.path()).args(flags);
+    command.output().unwrap()
+}
+
+#[test]
+fn a_damaged_file_is_named_at_the_start_and_left_as_it_is() {
+    let data = Data::new(EXAMPLE_SEED);
+    assert_eq!(data.serve(&[]).stop(), Some(0));
+    let users = root(&data, "users");
+    let seed = data.seed_file();
+    let with_seed = ["--seed".as_ref(), seed.as_os_str()];
+    let cases: [(u64, usize, &[&std::ffi::OsStr], &str); 3] = [
+        (0, 100, &[], "is not a SQLite database"),
+        (100, 3_996, &[], "malformed"),
+        (users, 4_096, &with_seed, "malformed"),
+    ];
+    for (at, length, flags, reason) in cases {
+        let before = overwrite(&data, at, &vec![0xA5; length]);
+        let damaged = std::fs::read(data.database()).unwrap();
+        let output = refused(&data, flags);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains(reason), "{stderr}");
+        assert!(
+            stderr.contains(&data.database().display().to_string()),
+            "{stderr}"
+        );
+        assert!(!stderr.contains("panic"), "{stderr}");
+        assert!(
+            std::fs::read(data.database()).unwrap() == damaged,
+            "{reason}: the file was changed"
+        );
+        overwrite(&data, at, &before);
+    }
+    assert_eq!(data.serve(&[]).stop(), Some(0));
+}
+
+#[test]
+fn damage_to_a_running_servers_file_ends_no_session_and_costs_no_more_than_the_damaged_table() {
+    let data = Data::new(EXAMPLE_SEED);
+    let server = data.serve(&["--agent-connection-update-frequency", "1s"]);
+    let flags = ["--start-script", "3s", "--log-lines", "50", "--duration", "2m"];
+    let mut agent = go!("agent", server.agent(), &flags);
+    agent.await_line("lifecycle STARTING");
+    data.await_value("SELECT count(*) > 0 FROM workspace_agent_logs", "1");
+
+    let logs = root(&data, "workspace_agent_logs");
+    data.checkpoint();
+    let before = overwrite(&data, logs, &[0xA5; 4_096]);
+    // Somebody else's write, upon which the server's copies of pages count no more.
+    data.execute("UPDATE users SET updated_at = updated_at");
+
+    agent.await_line("lifecycle READY");
+    eventually(|| data.log().contains("the database file is damaged")).unwrap();
+    eventually(|| server.get("/readyz").status == 503).unwrap();
+    assert_eq!(server.get("/healthz").status, 200);
+    assert!(data.log().contains(&data.database().display().to_string()));
+    let seen = data.value("SELECT last_connected_at FROM workspace_agents");
+    data.await_value(
+        &format!("SELECT last_connected_at > {seen} FROM workspace_agents"),
+        "1",
+    );
+
+    let address = server.url.strip_prefix("http://").unwrap().to_owned();
+    assert_eq!(server.stop(), Some(0), "{}", data.log());
+    overwrite(&data, logs, &before);
+    let log = data.log();
+    assert_eq!(log.matches("the database file is damaged").count(), 1, "{log}");
+    // At the old address, where the agent looks for it.
+    let server = data.serve(&["--http-address", &address]);
+    data.await_status("connected");
+    agent.terminate();
+    let report = agent.result();
+    assert_eq!(report["connections"], 2, "{report:#}");
+    assert_eq!(server.stop(), Some(0));
+    let lines = report["log_lines"].to_string();
+    assert_eq!(data.value("SELECT count(*) FROM workspace_agent_logs"), lines);
+    assert_eq!(
+        data.query("SELECT integrity_check FROM pragma_integrity_check"),
+        ["ok"]
+    );
+}
