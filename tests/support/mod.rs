@@ -449,15 +449,14 @@ impl Go {
 
     /// The result, and whether what was asked for held.
     pub fn finish(mut self) -> (Value, bool) {
-        let mut errors = String::new();
         let mut output = String::new();
-        self.child
-            .stdout
-            .take()
-            .unwrap()
-            .read_to_string(&mut output)
-            .unwrap();
-        self.errors.read_to_string(&mut errors).unwrap();
+        let mut errors = String::new();
+        let mut stdout = self.child.stdout.take().unwrap();
+        // Both at once: a program whose progress nobody reads stands still.
+        std::thread::scope(|scope| {
+            scope.spawn(|| self.errors.read_to_string(&mut errors).unwrap());
+            stdout.read_to_string(&mut output).unwrap();
+        });
         let status = self.child.wait().unwrap();
         let value =
             serde_json::from_str(&output).unwrap_or_else(|error| panic!("{error}: {output:?}\n{errors}"));
