@@ -47,7 +47,7 @@ pub const MESSAGES: [(&str, usize, usize); 23] = [
     ("/coder.tailnet.v2.Tailnet/PostTelemetry", MAX_PACKET, 65_536),
     ("/coder.tailnet.v2.Tailnet/StreamDERPMaps", SMALL, 0),
     ("/coder.tailnet.v2.Tailnet/RefreshResumeToken", SMALL, 0),
-    ("/coder.tailnet.v2.Tailnet/Coordinate", 256 << 10, 16_384),
+    ("/coder.tailnet.v2.Tailnet/Coordinate", MAX_PACKET, 16_384),
     ("/coder.tailnet.v2.Tailnet/WorkspaceUpdates", SMALL, 0),
 ];
 
