@@ -188,6 +188,7 @@ impl Data {
                 .execute(&mut connection)
                 .await
                 .unwrap();
+            connection.close().await.unwrap();
         });
     }
 
