@@ -30,13 +30,7 @@ impl Kit {
 
     /// The id of an owner's agent.
     fn id(&self, owner: &str) -> String {
-        self.data.value(&format!(
-            "SELECT lower(hex(a.id)) FROM workspace_agents AS a
-            JOIN workspace_resources AS r ON r.id = a.resource_id
-            JOIN workspace_builds AS b ON b.job_id = r.job_id
-            JOIN workspaces AS w ON w.id = b.workspace_id
-            JOIN users AS u ON u.id = w.owner_id WHERE u.username = '{owner}'"
-        ))
+        self.data.agent_id(owner)
     }
 
     fn token(&self, verb: &str, flags: &[&str]) -> Output {
@@ -48,10 +42,7 @@ impl Kit {
 
     /// A new token of `owner`.
     fn create(&self, owner: &str) -> String {
-        let output = self.token("create", &["--owner", owner]);
-        assert!(output.status.success(), "{output:?}");
-        let printed = String::from_utf8(output.stdout).unwrap();
-        printed.strip_suffix('\n').unwrap().to_owned()
+        self.data.client_token(owner)
     }
 
     fn get(&self, target: &str, token: &str) -> Answer {

@@ -115,7 +115,7 @@ fn damage_to_a_running_servers_file_ends_no_session_and_costs_no_more_than_the_d
     let log = data.log();
     assert_eq!(log.matches("the database file is damaged").count(), 1, "{log}");
     // At the old address, where the agent looks for it.
-    let server = data.serve(&["--http-address", &address]);
+    let server = data.serve_at(&address, &[], &[]);
     data.await_status("connected");
     agent.terminate();
     let report = agent.result();

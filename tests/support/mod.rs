@@ -73,22 +73,22 @@ impl Data {
 
     /// As [`Data::serve`], with environment variables.
     pub fn serve_with(&self, flags: &[&str], variables: &[(&str, &str)]) -> Server {
-        let mut command = drpcd();
-        command.envs(variables.iter().copied());
-        self.serve_by(command, flags)
+        self.serve_at("127.0.0.1:0", flags, variables)
     }
 
-    /// As [`Data::serve`], with a command that runs the binary.
-    pub fn serve_by(&self, mut command: Command, flags: &[&str]) -> Server {
+    /// As [`Data::serve_with`], at an address.
+    pub fn serve_at(&self, address: &str, flags: &[&str], variables: &[(&str, &str)]) -> Server {
+        let mut command = drpcd();
+        command.envs(variables.iter().copied());
+        self.serve_by(command, address, flags)
+    }
+
+    /// As [`Data::serve_at`], with a command that runs the binary.
+    pub fn serve_by(&self, mut command: Command, address: &str, flags: &[&str]) -> Server {
         command
-            .args(["server", "--data-dir"])
-            .arg(self.path())
-            .arg("--seed")
-            .arg(self.seed_file());
-        if !flags.contains(&"--http-address") {
-            command.args(["--http-address", "127.0.0.1:0"]);
-        }
-        command.args(flags);
+            .args(["server", "--http-address", address, "--data-dir"])
+            .arg(self.path());
+        command.arg("--seed").arg(self.seed_file()).args(flags);
         let log = std::fs::File::options()
             .create(true)
             .append(true)
@@ -127,6 +127,38 @@ impl Data {
 
     pub fn database(&self) -> PathBuf {
         self.path().join("drpcd.db")
+    }
+
+    /// Puts another seed file into the store, by the verb.
+    pub fn seed(&self, yaml: &str) {
+        let file = self.path().join("more.yaml");
+        std::fs::write(&file, yaml).unwrap();
+        let mut command = drpcd();
+        command.arg("seed").arg(file).arg("--data-dir").arg(self.path());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+
+    /// A new client token of `owner`.
+    pub fn client_token(&self, owner: &str) -> String {
+        let mut command = drpcd();
+        command.args(["token", "create", "--owner", owner]);
+        let output = command.arg("--data-dir").arg(self.path()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let printed = String::from_utf8(output.stdout).unwrap();
+        printed.strip_suffix('\n').unwrap().to_owned()
+    }
+
+    /// The id of an owner's agent, of which there is one.
+    pub fn agent_id(&self, owner: &str) -> String {
+        let digits = self.value(&format!(
+            "SELECT lower(hex(a.id)) FROM workspace_agents AS a
+            JOIN workspace_resources AS r ON r.id = a.resource_id
+            JOIN workspace_builds AS b ON b.job_id = r.job_id
+            JOIN workspaces AS w ON w.id = b.workspace_id
+            JOIN users AS u ON u.id = w.owner_id WHERE u.username = '{owner}'"
+        ));
+        uuid::Uuid::parse_str(&digits).unwrap().to_string()
     }
 
     /// What servers on this directory have logged.
@@ -422,6 +454,12 @@ impl Go {
         self.await_progress(wanted, |line| line == wanted);
     }
 
+    /// Waits for a line of progress that begins so.
+    #[track_caller]
+    pub fn await_start(&mut self, wanted: &str) {
+        self.await_progress(wanted, |line| line.starts_with(wanted));
+    }
+
     /// Waits for a session that ended by an error with `wanted` in it.
     #[track_caller]
     pub fn await_error(&mut self, wanted: &str) {
@@ -449,15 +487,14 @@ impl Go {
 
     /// The result, and whether what was asked for held.
     pub fn finish(mut self) -> (Value, bool) {
-        let mut errors = String::new();
         let mut output = String::new();
-        self.child
-            .stdout
-            .take()
-            .unwrap()
-            .read_to_string(&mut output)
-            .unwrap();
-        self.errors.read_to_string(&mut errors).unwrap();
+        let mut errors = String::new();
+        let mut stdout = self.child.stdout.take().unwrap();
+        // Both at once: a program whose progress nobody reads stands still.
+        std::thread::scope(|scope| {
+            scope.spawn(|| self.errors.read_to_string(&mut errors).unwrap());
+            stdout.read_to_string(&mut output).unwrap();
+        });
         let status = self.child.wait().unwrap();
         let value =
             serde_json::from_str(&output).unwrap_or_else(|error| panic!("{error}: {output:?}\n{errors}"));

@@ -33,6 +33,7 @@ type verb struct {
 
 var verbs = []verb{
 	{"agent", "be a reference agent", runAgent},
+	{"client", "be a reference client", runClient},
 	{"calls", "make many unary calls over one or more sessions", runCalls},
 	{"streams", "hold idle and silent streams beside calls", runStreams},
 	{"hostile", "send one kind of bad input and say how the server took it", runHostile},

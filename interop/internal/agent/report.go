@@ -59,7 +59,9 @@ type Report struct {
 	// CoordinateResponses counts responses, PeerUpdates what was in them by kind; CoordinateErrors are their errors.
 	CoordinateResponses int            `json:"coordinate_responses"`
 	PeerUpdates         map[string]int `json:"peer_updates"`
-	CoordinateErrors    []string       `json:"coordinate_errors"`
+	// PeerIDs are the peers that there were nodes of, in order of their first.
+	PeerIDs          []string `json:"peer_ids"`
+	CoordinateErrors []string `json:"coordinate_errors"`
 	// DisconnectEnded is whether the server ended Coordinate after Disconnect.
 	DisconnectEnded bool `json:"disconnect_ended"`
 	// StatsAt are the times of answered UpdateStats calls, StatsInterval the last interval in milliseconds.
@@ -119,6 +121,7 @@ func newReport() *Report {
 		Lifecycle:        []string{},
 		ScriptRuns:       map[string]int{},
 		PeerUpdates:      map[string]int{},
+		PeerIDs:          []string{},
 		CoordinateErrors: []string{},
 		StatsAt:          []int64{},
 		MetadataValues:   map[string]int{},

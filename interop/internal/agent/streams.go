@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 
 	"github.com/google/uuid"
@@ -108,6 +109,7 @@ func (c *connection) coordinate(ctx context.Context, manifest *agentpb.Manifest)
 			return nil
 		}
 		leaving.Store(true)
+		c.report.step("disconnect")
 		// Where this fails the stream has ended, which its reader tells.
 		_ = stream.Send(&tailnetpb.CoordinateRequest{Disconnect: &tailnetpb.CoordinateRequest_Disconnect{}})
 		return nil
@@ -148,6 +150,10 @@ func (c *connection) answer(
 		r.CoordinateResponses++
 		for _, peer := range response.PeerUpdates {
 			r.PeerUpdates[peer.Kind.String()]++
+			id := fmt.Sprintf("%x", peer.Id)
+			if peer.Node != nil && len(r.PeerIDs) < maxKept && !slices.Contains(r.PeerIDs, id) {
+				r.PeerIDs = append(r.PeerIDs, id)
+			}
 		}
 		if response.Error != "" && len(r.CoordinateErrors) < maxKept {
 			r.CoordinateErrors = append(r.CoordinateErrors, response.Error)

@@ -3,6 +3,7 @@
 package transport
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,12 +32,16 @@ const Path = "/api/v2/workspaceagents/me/rpc"
 type Options struct {
 	// URL of the server. Only loopback addresses are dialed.
 	URL string
-	// Token of the agent.
+	// Path of the endpoint; empty is that of agents.
+	Path string
+	// Token of the agent or client.
 	Token string
 	// Version is the API version; empty leaves the parameter out, as the oldest agents do.
 	Version string
 	// Role is the role parameter; empty leaves it out.
 	Role string
+	// ResumeToken is the resume_token parameter of clients; empty leaves it out.
+	ResumeToken string
 	// Cookie sends the token as older agents do, in a cookie instead of a header.
 	Cookie bool
 	// StreamOpenTimeout is yamux's; zero is its default of 75 s.
@@ -86,13 +91,16 @@ func DialWebSocket(ctx context.Context, options Options) (*websocket.Conn, net.C
 	if err != nil {
 		return nil, nil, err
 	}
-	target = target.JoinPath(Path)
+	target = target.JoinPath(cmp.Or(options.Path, Path))
 	query := target.Query()
 	if options.Version != "" {
 		query.Set("version", options.Version)
 	}
 	if options.Role != "" {
 		query.Set("role", options.Role)
+	}
+	if options.ResumeToken != "" {
+		query.Set("resume_token", options.ResumeToken)
 	}
 	target.RawQuery = query.Encode()
 
