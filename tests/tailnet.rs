@@ -39,7 +39,7 @@ impl Kit {
 
     fn at(address: &str) -> Self {
         let data = Data::new(&format!("{EXAMPLE_SEED}\n---\n{BOB}"));
-        let server = data.serve(&["--http-address", address]);
+        let server = data.serve_at(address, &[], &[]);
         Self {
             ada: data.agent_id("ada"),
             bob: data.agent_id("bob"),
@@ -120,7 +120,7 @@ fn tn_093_a_session_survives_a_restart_of_the_server() {
     let mut client = go!("client", &kit.client, &flags);
     client.await_line(&format!("READY_FOR_HANDSHAKE {}", kit.ada));
     assert_eq!(kit.server.stop(), Some(0));
-    let server = kit.data.serve(&["--http-address", &address]);
+    let server = kit.data.serve_at(&address, &[], &[]);
     client.await_line(&format!("NODE {}", kit.ada));
     client.await_line(&format!("READY_FOR_HANDSHAKE {}", kit.ada));
     let report = ended(client);

@@ -1,8 +1,9 @@
 //! A database file whose bytes somebody has changed.
 
 use std::fs::File;
+use std::io::Read as _;
 use std::os::unix::fs::FileExt as _;
-use std::process::Output;
+use std::process::Stdio;
 
 use crate::go;
 use crate::support::{Data, EXAMPLE_SEED, drpcd, eventually};
@@ -30,12 +31,24 @@ fn root(data: &Data, table: &str) -> u64 {
     (page - 1) * PAGE
 }
 
-/// Starts a server that must not come up.
-fn refused(data: &Data, flags: &[&std::ffi::OsStr]) -> Output {
+/// Starts a server that must not come up, and returns what it says.
+fn refused(data: &Data, flags: &[&std::ffi::OsStr]) -> String {
     let mut command = drpcd();
     command.args(["server", "--http-address", "127.0.0.1:0", "--data-dir"]);
-    command.arg(data.path()).args(flags);
-    command.output().unwrap()
+    let mut server = command
+        .arg(data.path())
+        .args(flags)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let up = eventually(|| server.try_wait().unwrap().is_some()).is_err();
+    let _ = server.kill();
+    let mut stderr = String::new();
+    server.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    assert!(!up, "the server came up:\n{stderr}");
+    assert_eq!(server.wait().unwrap().code(), Some(1), "{stderr}");
+    stderr
 }
 
 #[test]
@@ -43,6 +56,7 @@ fn a_damaged_file_is_named_at_the_start_and_left_as_it_is() {
     let data = Data::new(EXAMPLE_SEED);
     assert_eq!(data.serve(&[]).stop(), Some(0));
     let users = root(&data, "users");
+    data.checkpoint();
     let seed = data.seed_file();
     let with_seed = ["--seed".as_ref(), seed.as_os_str()];
     let cases: [(u64, usize, &[&std::ffi::OsStr], &str); 3] = [
@@ -53,9 +67,7 @@ fn a_damaged_file_is_named_at_the_start_and_left_as_it_is() {
     for (at, length, flags, reason) in cases {
         let before = overwrite(&data, at, &vec![0xA5; length]);
         let damaged = std::fs::read(data.database()).unwrap();
-        let output = refused(&data, flags);
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        let stderr = refused(&data, flags);
         assert!(stderr.contains(reason), "{stderr}");
         assert!(
             stderr.contains(&data.database().display().to_string()),
@@ -103,7 +115,7 @@ fn damage_to_a_running_servers_file_ends_no_session_and_costs_no_more_than_the_d
     let log = data.log();
     assert_eq!(log.matches("the database file is damaged").count(), 1, "{log}");
     // At the old address, where the agent looks for it.
-    let server = data.serve(&["--http-address", &address]);
+    let server = data.serve_at(&address, &[], &[]);
     data.await_status("connected");
     agent.terminate();
     let report = agent.result();

@@ -313,7 +313,7 @@ fn an_agent_survives_the_loss_of_permissions() {
         return;
     }
     permit(&data, true);
-    let server = data.serve_by(as_nobody(&data), &FLAGS);
+    let server = data.serve_by(as_nobody(&data), "127.0.0.1:0", &FLAGS);
     let runtime = Runtime::new().unwrap();
     let begin = || {
         permit(&data, false);
@@ -348,7 +348,10 @@ fn a_start_without_permissions_is_refused_and_names_the_file() {
         return;
     }
     permit(&data, true);
-    assert_eq!(data.serve_by(as_nobody(&data), &[]).stop(), Some(0));
+    assert_eq!(
+        data.serve_by(as_nobody(&data), "127.0.0.1:0", &[]).stop(),
+        Some(0)
+    );
     permit(&data, false);
     let mut start = as_nobody(&data);
     start.args(["server", "--http-address", "127.0.0.1:0", "--data-dir"]);
@@ -361,7 +364,10 @@ fn a_start_without_permissions_is_refused_and_names_the_file() {
         "{stderr}"
     );
     permit(&data, true);
-    assert_eq!(data.serve_by(as_nobody(&data), &[]).stop(), Some(0));
+    assert_eq!(
+        data.serve_by(as_nobody(&data), "127.0.0.1:0", &[]).stop(),
+        Some(0)
+    );
 }
 
 #[test]

@@ -74,22 +74,22 @@ impl Data {
 
     /// As [`Data::serve`], with environment variables.
     pub fn serve_with(&self, flags: &[&str], variables: &[(&str, &str)]) -> Server {
-        let mut command = drpcd();
-        command.envs(variables.iter().copied());
-        self.serve_by(command, flags)
+        self.serve_at("127.0.0.1:0", flags, variables)
     }
 
-    /// As [`Data::serve`], with a command that runs the binary.
-    pub fn serve_by(&self, mut command: Command, flags: &[&str]) -> Server {
+    /// As [`Data::serve_with`], at an address.
+    pub fn serve_at(&self, address: &str, flags: &[&str], variables: &[(&str, &str)]) -> Server {
+        let mut command = drpcd();
+        command.envs(variables.iter().copied());
+        self.serve_by(command, address, flags)
+    }
+
+    /// As [`Data::serve_at`], with a command that runs the binary.
+    pub fn serve_by(&self, mut command: Command, address: &str, flags: &[&str]) -> Server {
         command
-            .args(["server", "--data-dir"])
-            .arg(self.path())
-            .arg("--seed")
-            .arg(self.seed_file());
-        if !flags.contains(&"--http-address") {
-            command.args(["--http-address", "127.0.0.1:0"]);
-        }
-        command.args(flags);
+            .args(["server", "--http-address", address, "--data-dir"])
+            .arg(self.path());
+        command.arg("--seed").arg(self.seed_file()).args(flags);
         let log = std::fs::File::options()
             .create(true)
             .append(true)
@@ -126,6 +126,10 @@ impl Data {
         }
     }
 
+    pub fn database(&self) -> PathBuf {
+        self.path().join("drpcd.db")
+    }
+
     /// Puts another seed file into the store, by the verb.
     pub fn seed(&self, yaml: &str) {
         let file = self.path().join("more.yaml");
@@ -156,10 +160,6 @@ impl Data {
             JOIN users AS u ON u.id = w.owner_id WHERE u.username = '{owner}'"
         ));
         uuid::Uuid::parse_str(&digits).unwrap().to_string()
-    }
-
-    pub fn database(&self) -> PathBuf {
-        self.path().join("drpcd.db")
     }
 
     /// What servers on this directory have logged.
@@ -221,6 +221,7 @@ impl Data {
                 .execute(&mut connection)
                 .await
                 .unwrap();
+            connection.close().await.unwrap();
         });
     }
 

@@ -278,6 +278,13 @@ impl Database {
     /// Waits for running sessions and closes the file.
     pub(super) async fn close(&self) {
         self.readers.close().await;
+        // SQLite does this when the last connection is closed; one that was given up may be a moment late for it, and then
+        // the file by itself would not be whole. What stands in the way is not waited for.
+        if let Ok(mut session) = self.write().await
+            && let Err(error) = session.pragma("PRAGMA wal_checkpoint(PASSIVE)").await
+        {
+            tracing::debug!(%error, "bringing the write-ahead log into the database failed");
+        }
         self.writer.close().await;
     }
 }

@@ -400,3 +400,17 @@ async fn a_damaged_file_is_away_until_it_is_opened_again() {
     store.set_logs_overflowed(agents[0].agent_id).await.unwrap();
     assert!(store.ping().await.is_err());
 }
+
+#[tokio::test]
+async fn the_file_of_a_closed_store_is_whole_by_itself() {
+    let (mut kit, agents) = Kit::seeded(SMALL).await;
+    // Another connection, for which SQLite itself would leave all in the write-ahead log.
+    kit.sql("SELECT 1 FROM users").await;
+    kit.store.close().await;
+    let copy = TempDir::new().unwrap();
+    std::fs::copy(kit.dir.path().join("drpcd.db"), copy.path().join("drpcd.db")).unwrap();
+    let store = SqliteStore::open(copy.path(), SqliteOptions::default())
+        .await
+        .unwrap();
+    assert!(store.authenticate(&agents[0].token).await.unwrap().is_some());
+}
