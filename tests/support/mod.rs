@@ -6,8 +6,11 @@
 
 pub mod client;
 pub mod http;
+pub mod peer;
 pub mod proxy;
 pub mod raw;
+pub mod script;
+pub mod script_answers;
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};

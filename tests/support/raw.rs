@@ -246,3 +246,12 @@ pub fn call(stream: u64, path: &str, request: &[u8]) -> Vec<u8> {
     ]
     .concat()
 }
+
+/// Bytes written as hexadecimal digits; spaces are nothing.
+pub fn unhex(text: &str) -> Vec<u8> {
+    let digits: Vec<_> = text.chars().filter_map(|digit| digit.to_digit(16)).collect();
+    digits
+        .chunks(2)
+        .map(|pair| u8::try_from(pair[0] << 4 | pair[1]).unwrap())
+        .collect()
+}

@@ -21,7 +21,7 @@ import (
 )
 
 // maxRun bounds every run.
-const maxRun = 30 * time.Minute
+const maxRun = 2 * time.Hour
 
 // exitDied is the exit code when a real agent's process would have died.
 const exitDied = 3
@@ -38,7 +38,10 @@ var verbs = []verb{
 	{"streams", "hold idle and silent streams beside calls", runStreams},
 	{"hostile", "send one kind of bad input and say how the server took it", runHostile},
 	{"idle", "hold many idle agents with their two long streams", runIdle},
+	{"soak", "let many reference agents come and go", runSoak},
 	{"bench-server", "serve with the Go libraries, to compare with", runBenchServer},
+	{"script-server", "serve the test script with the Go libraries", runScriptServer},
+	{"script-answers", "write what the test script answers to the methods of the real services", runScriptAnswers},
 }
 
 func main() {
