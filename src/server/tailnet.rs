@@ -52,7 +52,11 @@ pub(super) fn readings(
 ) -> Vec<Reading> {
     let age = derp.clone();
     let tunnels = Arc::clone(&tailnet);
+    let runtime = tokio::runtime::Handle::current().metrics();
     vec![
+        Reading::gauge("tasks", "Tasks that live now", move || {
+            runtime.num_alive_tasks() as f64
+        }),
         Reading::gauge(
             "derp_map_version",
             "DERP maps served since the start, the current one included",

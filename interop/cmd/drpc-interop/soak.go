@@ -1,0 +1,157 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/drpcd/drpcd/interop/internal/agent"
+)
+
+// How long one run of an agent lasts, and one of its connections: runs end as often by themselves as they are killed.
+const (
+	minLife, maxLife = 20 * time.Second, 3 * time.Minute
+	minCut, maxCut   = 5 * time.Second, 90 * time.Second
+)
+
+// maxSoakErrors bounds the error texts of a soak.
+const maxSoakErrors = 50
+
+// soakResult sums up the runs of all agents.
+type soakResult struct {
+	Agents      int            `json:"agents"`
+	Runs        int            `json:"runs"`
+	Connections int            `json:"connections"`
+	Calls       int            `json:"calls"`
+	Failed      int            `json:"failed"`
+	Aborted     int            `json:"aborted"`
+	LogLines    int            `json:"log_lines"`
+	Statuses    map[string]int `json:"statuses"`
+	// Errors are those of calls, of ends that were not the agents' own doing, and of deaths.
+	Errors []string `json:"errors"`
+}
+
+// runSoak lets agents come and go: each works as a real one does, is cut now and then, stops or is killed, and starts
+// again, until the time is over and all of them stop.
+func runSoak(ctx context.Context, flags *flag.FlagSet, args []string) (any, bool, error) {
+	options := dialFlags(flags)
+	tokens := flags.String("tokens", "", "file with an agent's token on each line")
+	duration := flags.Duration("duration", 3*time.Minute, "how long agents come and go")
+	seed := flags.Uint64("seed", 1, "of the random choices")
+	if err := parse(flags, args); err != nil {
+		return nil, false, err
+	}
+	list, err := readLines(*tokens)
+	if err != nil {
+		return nil, false, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, *duration)
+	defer cancel()
+	result := &soakResult{Agents: len(list), Statuses: map[string]int{}, Errors: []string{}}
+	var mu sync.Mutex
+	var wait sync.WaitGroup
+	for i, token := range list {
+		random := rand.New(rand.NewPCG(*seed, uint64(i)))
+		between := func(low, high time.Duration) time.Duration { return low + time.Duration(random.Int64N(int64(high-low))) }
+		config := agent.Config{Dial: *options}
+		config.Dial.Token = token
+		wait.Add(1)
+		go func() {
+			defer wait.Done()
+			// Not all at once.
+			if !pause(ctx, between(0, 10*time.Second)) {
+				return
+			}
+			for ctx.Err() == nil {
+				config.Abrupt = random.IntN(2) == 0
+				config.CutFIN = random.IntN(2) == 0
+				config.CutEvery, config.Cuts = between(minCut, maxCut), random.IntN(4)
+				config.Use = random.IntN(2) == 0
+				config.StartScript = time.Duration(random.IntN(4)) * time.Second
+				config.ExtraLogLines, config.ExtraLogBytes = random.IntN(20), 80
+				config.BannerInterval = 20 * time.Second
+				life, end := context.WithTimeout(ctx, between(minLife, maxLife))
+				report := agent.Run(life, config)
+				end()
+				mu.Lock()
+				result.add(report)
+				mu.Unlock()
+				pause(ctx, between(0, 5*time.Second))
+			}
+		}()
+	}
+	wait.Wait()
+	return result, result.Failed == 0 && len(result.Errors) == 0, nil
+}
+
+// add takes the report of one run.
+func (r *soakResult) add(report *agent.Report) {
+	r.Runs++
+	r.Connections += report.Connections
+	r.LogLines += report.LogLines
+	r.Statuses[report.Status]++
+	for method, rpc := range report.RPCs {
+		r.Calls += rpc.Calls
+		r.Failed += rpc.Failed
+		r.Aborted += rpc.Aborted
+		for _, text := range rpc.Errors {
+			// The one of an earlier run is still there, for an agent that was killed does not delete it.
+			if strings.Contains(text, "already exists in this workspace build") {
+				r.Failed--
+				continue
+			}
+			r.note("%s: %s", method, text)
+		}
+	}
+	for _, redial := range report.Redials {
+		if redial.Error != "cut" {
+			r.note("session ended: %s", redial.Error)
+		}
+	}
+	if !report.OK && report.Steps["ready"] > 0 {
+		r.note("ended %s %s", report.Status, report.Died)
+	}
+}
+
+func (r *soakResult) note(format string, args ...any) {
+	if len(r.Errors) < maxSoakErrors {
+		r.Errors = append(r.Errors, fmt.Sprintf(format, args...))
+	}
+}
+
+// pause waits, or ends with the context.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func readLines(path string) ([]string, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	var lines []string
+	for scanner := bufio.NewScanner(file); scanner.Scan(); {
+		if line := strings.TrimSpace(scanner.Text()); line != "" {
+			lines = append(lines, line)
+		}
+	}
+	if len(lines) == 0 {
+		return nil, errors.New("no tokens")
+	}
+	return lines, nil
+}
