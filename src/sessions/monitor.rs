@@ -15,34 +15,42 @@ const PING_TIMEOUT: &str = "ping timeout";
 /// Why a session of an old build is closed; the original's words.
 const BUILD_OUTDATED: &str = "build is outdated";
 
+/// Ticks for liveness and for builds, apart: a store that takes its time must not make anybody look silent.
 pub(super) async fn run(sessions: &Inner) {
+    tokio::join!(watch_liveness(sessions), watch_builds(sessions));
+}
+
+async fn watch_liveness(sessions: &Inner) {
     let mut ticks = sessions.clock.interval(sessions.config.update_frequency);
-    let mut check_failing = false;
+    let mut last = sessions.clock.monotonic();
     loop {
         ticks.tick().await;
-        tick(sessions, &mut check_failing).await;
+        let now = sessions.clock.monotonic();
+        // A process that was stopped for a while has not listened: what looks silent is asked before it is judged.
+        let late = now.saturating_duration_since(last) >= sessions.config.update_frequency.mul_f64(1.5);
+        last = now;
+        check_liveness(sessions, late);
     }
 }
 
-/// What is due every 15 s; `check_failing` is whether the last build check failed.
-pub(super) async fn tick(sessions: &Inner, check_failing: &mut bool) {
-    let live = check_liveness(sessions);
-    let agents = live.iter().filter_map(Session::agent);
-    sessions
-        .times
-        .heartbeat(agents.map(|info| info.subject.agent_id).collect());
-    check_builds(sessions, &live, check_failing).await;
+async fn watch_builds(sessions: &Inner) {
+    let mut ticks = sessions.clock.interval(sessions.config.update_frequency);
+    let mut failing = false;
+    loop {
+        ticks.tick().await;
+        check_builds(sessions, &mut failing).await;
+    }
 }
 
-/// Pings who is silent, closes who has been silent for too long, and returns the others.
+/// Pings who is silent, closes who has been silent for too long unless the tick is `late`, and notes that the others live.
 ///
 /// Any byte counts as a sign of life; an idle Go peer answers a ping within a millisecond.
-fn check_liveness(sessions: &Inner) -> Vec<Session> {
+pub(super) fn check_liveness(sessions: &Inner, late: bool) {
     let now = sessions.clock.monotonic();
     let mut live = sessions.snapshot();
     live.retain(|session| {
         let silence = now.saturating_duration_since(session.control.last_received());
-        if silence > sessions.config.inactive_timeout {
+        if silence > sessions.config.inactive_timeout && !late {
             match session.holder {
                 Holder::Agent(info) => {
                     tracing::warn!(agent_id = %info.subject.agent_id, "connection to agent timed out");
@@ -57,11 +65,16 @@ fn check_liveness(sessions: &Inner) -> Vec<Session> {
         }
         true
     });
-    live
+    let agents = live.iter().filter_map(Session::agent);
+    sessions
+        .times
+        .heartbeat(agents.map(|info| info.subject.agent_id).collect());
 }
 
-/// Closes the sessions whose build may no longer have one, by the rule of authentication.
-async fn check_builds(sessions: &Inner, live: &[Session], failing: &mut bool) {
+/// Closes the sessions whose build may no longer have one, by the rule of authentication. `failing` is whether the last
+/// check failed.
+pub(super) async fn check_builds(sessions: &Inner, failing: &mut bool) {
+    let live = sessions.snapshot();
     let builds: HashSet<BuildId> = live
         .iter()
         .filter_map(Session::agent)
@@ -81,7 +94,7 @@ async fn check_builds(sessions: &Inner, live: &[Session], failing: &mut bool) {
         }
     }
     *failing = false;
-    for session in live {
+    for session in &live {
         let Some(info) = session.agent().filter(|info| outdated.contains(&info.build_id)) else {
             continue;
         };

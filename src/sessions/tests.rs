@@ -60,8 +60,8 @@ impl Fixture {
     }
 
     async fn tick(&self) {
-        let mut failing = false;
-        monitor::tick(&self.sessions.0, &mut failing).await;
+        monitor::check_liveness(&self.sessions.0, false);
+        monitor::check_builds(&self.sessions.0, &mut false).await;
     }
 
     /// Events that have come.
@@ -150,6 +150,48 @@ async fn conn_031_silence_is_pinged_after_15_s_and_ends_the_session_after_more_t
     assert_eq!(control.requested_close(), None, "30 s are not more than 30 s");
     pass(Duration::from_millis(1)).await;
     fixture.tick().await;
+    assert_eq!(
+        control.requested_close(),
+        Some((CloseCause::Requested, "ping timeout".to_owned()))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_does_not_answer_delays_no_ping() {
+    let fixture = Fixture::new().await;
+    let (_guard, control) = fixture.connect();
+    fixture.store.stall("outdated_builds");
+    let runs = tokio::time::timeout(4 * TICK, async {
+        let hear = async {
+            loop {
+                pass(Duration::from_millis(100)).await;
+                if control.wants_ping() {
+                    control.hear(&fixture.clock);
+                    control.answered_ping();
+                }
+            }
+        };
+        tokio::join!(fixture.sessions.run(), hear)
+    });
+    assert!(runs.await.is_err(), "it ticks forever");
+    assert_eq!(fixture.store.calls("outdated_builds"), 1);
+    assert_eq!(control.requested_close(), None);
+    let silence = fixture.clock.monotonic() - control.last_received();
+    assert!(silence < 2 * TICK, "{silence:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_silent_while_the_server_did_not_run_is_asked_first() {
+    let fixture = Fixture::new().await;
+    let (_guard, control) = fixture.connect();
+    let mut run = Box::pin(fixture.sessions.run());
+    assert!(futures_util::poll!(&mut run).is_pending());
+    pass(10 * TICK).await;
+    assert!(futures_util::poll!(&mut run).is_pending());
+    assert!(control.wants_ping());
+    assert_eq!(control.requested_close(), None);
+    pass(TICK).await;
+    assert!(futures_util::poll!(&mut run).is_pending());
     assert_eq!(
         control.requested_close(),
         Some((CloseCause::Requested, "ping timeout".to_owned()))

@@ -1,6 +1,6 @@
 //! A store that fails when a test says so, around a real one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -39,6 +39,7 @@ pub(crate) struct FaultyStore {
     real: SqliteStore,
     faults: Mutex<HashMap<&'static str, StoreError>>,
     lost: Mutex<HashMap<&'static str, StoreError>>,
+    stalled: Mutex<HashSet<&'static str>>,
     calls: Mutex<HashMap<&'static str, usize>>,
     directory: TempDir,
 }
@@ -62,6 +63,7 @@ impl FaultyStore {
             real,
             faults: Mutex::default(),
             lost: Mutex::default(),
+            stalled: Mutex::default(),
             calls: Mutex::default(),
             directory,
         };
@@ -76,6 +78,11 @@ impl FaultyStore {
     /// The next call of `method` does its work and answers `error` all the same.
     pub(crate) fn lose_answer(&self, method: &'static str, error: StoreError) {
         self.lost.lock().unwrap().insert(method, error);
+    }
+
+    /// From here on `method` never answers.
+    pub(crate) fn stall(&self, method: &'static str) {
+        self.stalled.lock().unwrap().insert(method);
     }
 
     /// From here on `method` works again.
@@ -104,8 +111,12 @@ impl FaultyStore {
             .collect()
     }
 
-    fn enter(&self, method: &'static str) -> Result<(), StoreError> {
+    async fn enter(&self, method: &'static str) -> Result<(), StoreError> {
         *self.calls.lock().unwrap().entry(method).or_default() += 1;
+        let stalled = self.stalled.lock().unwrap().contains(method);
+        if stalled {
+            std::future::pending::<()>().await;
+        }
         self.faults
             .lock()
             .unwrap()
@@ -254,7 +265,7 @@ macro_rules! pass {
         #[async_trait]
         impl Store for FaultyStore {
             $(async fn $name(&self, $($argument: $type),*) -> Result<$result, StoreError> {
-                self.enter(stringify!($name))?;
+                self.enter(stringify!($name)).await?;
                 // A call is never over at once, so that tests can put something between.
                 tokio::task::yield_now().await;
                 let answer = Store::$name(&self.real, $($argument),*).await;

@@ -147,6 +147,7 @@ fn an_agent_survives(data: &Data, server: &Server, lasts: Duration, outage: &Out
 /// Compares the store with what an agent was told, once all that is batched was written.
 fn nothing_is_lost(data: &Data, server: Server, report: &Value) {
     assert_eq!(server.stop(), Some(0), "{}", data.log());
+    assert_eq!(report["redials"], json!([]), "{}", data.log());
     assert_eq!(report["connections"], 1, "{report:#}");
     assert_eq!(report["log_lines_dropped"], 0);
     for (method, rpc) in report["rpcs"].as_object().unwrap() {

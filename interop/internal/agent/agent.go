@@ -75,8 +75,10 @@ type Agent struct {
 	lifecycle []*agentpb.Lifecycle
 	reported  int
 	timings   []*agentpb.Timing
-	manifest  *agentpb.Manifest
-	cutsLeft  int
+	// timingsUntold counts those that the server has not answered; only an agent that reports them has any.
+	timingsUntold int
+	manifest      *agentpb.Manifest
+	cutsLeft      int
 	// coordinating is whether a Coordinate stream is open.
 	coordinating bool
 
@@ -310,7 +312,7 @@ func (a *Agent) shutdown() {
 	defer poll.Stop()
 	for {
 		a.mu.Lock()
-		flushed := a.reported == len(a.lifecycle) && !a.coordinating
+		flushed := a.reported == len(a.lifecycle) && a.timingsUntold == 0 && !a.coordinating
 		a.mu.Unlock()
 		if flushed && a.logs.empty() {
 			if coordinated && !a.report.disconnectEnded() {

@@ -117,11 +117,15 @@ func (a *Agent) runScript(script *agentpb.WorkspaceAgentScript, stage agentpb.Ti
 		return
 	}
 	a.logs.flush(source)
+	if a.minor < minorScriptCompleted {
+		return
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.timings = append(a.timings, &agentpb.Timing{
 		ScriptId: script.Id, Start: start, End: timestamppb.Now(), Stage: stage, Status: agentpb.Timing_OK,
 	})
+	a.timingsUntold++
 	wake(a.timingsChanged)
 }
 
@@ -135,6 +139,9 @@ func (c *connection) scriptTimings(ctx context.Context) error {
 		for _, timing := range timings {
 			response, err := c.client.ScriptCompleted(ctx, &agentpb.WorkspaceAgentScriptCompletedRequest{Timing: timing})
 			_, _ = call(ctx, c, "ScriptCompleted", response, err)
+			c.mu.Lock()
+			c.timingsUntold--
+			c.mu.Unlock()
 		}
 		select {
 		case <-c.timingsChanged:
