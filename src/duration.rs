@@ -7,6 +7,9 @@ use std::time::Duration;
 #[error("invalid duration {0:?}: write it like 30s, 1h30m or 500ms")]
 pub struct InvalidDuration(String);
 
+/// The longest duration of Go, in nanoseconds: about 292 years.
+const MAX_NANOS: u64 = i64::MAX.unsigned_abs();
+
 /// Nanoseconds of each unit, longer names first.
 const UNITS: [(&str, u64); 8] = [
     ("ns", 1),
@@ -42,6 +45,7 @@ pub fn parse_go_duration(text: &str) -> Result<Duration, InvalidDuration> {
             .ok_or_else(invalid)?;
         nanos = part(number, *unit)
             .and_then(|part| nanos.checked_add(part))
+            .filter(|nanos| *nanos <= MAX_NANOS)
             .ok_or_else(invalid)?;
         rest = &tail[name.len()..];
     }
@@ -91,6 +95,14 @@ mod tests {
             );
         }
         assert_eq!(parse_go_duration("7µs"), Ok(Duration::from_micros(7)));
+    }
+
+    #[test]
+    fn the_longest_duration_is_that_of_go() {
+        let longest = parse_go_duration("2562047h47m16.854775807s");
+        assert_eq!(longest, Ok(Duration::from_nanos(MAX_NANOS)));
+        assert!(parse_go_duration("2562047h47m16.854775808s").is_err());
+        assert!(parse_go_duration("1h15666666666s").is_err());
     }
 
     #[test]
