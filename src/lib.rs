@@ -1,6 +1,7 @@
 //! drpcd: the server that existing Go workspace agents connect to.
 
 pub mod batch;
+pub mod capture;
 pub mod cli;
 pub mod client_token;
 pub mod clock;

@@ -3,6 +3,7 @@
 //! Owns arguments, exit codes, and what stands on stdout, which scripts read; everything else goes to stderr. Must
 //! never do a verb's work itself.
 
+mod capture;
 mod seed;
 mod server;
 mod token;
@@ -33,6 +34,7 @@ enum Verb {
     Server(Box<server::ServerArgs>),
     Seed(seed::SeedArgs),
     Token(token::TokenArgs),
+    Capture(capture::CaptureArgs),
     Version(version::VersionArgs),
 }
 
@@ -85,6 +87,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             Verb::Server(args) => server::run(*args),
             Verb::Seed(args) => seed::run(&args),
             Verb::Token(args) => token::run(&args),
+            Verb::Capture(args) => capture::run(&args),
             Verb::Version(_) => version::run(),
         },
         Err(ParseError::Clap(error)) => {
@@ -113,6 +116,29 @@ fn survive_file_size_limit() -> Result<(), Failure> {
 
 fn listen(kind: SignalKind) -> Result<Signal, Failure> {
     signal(kind).map_err(|error| Failure::Failed(format!("cannot listen for signals: {error}")))
+}
+
+/// The signals that ask a verb to end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for one that ends the server.
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 enum ParseError {

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::process;
 
 use clap::Args;
-use tokio::signal::unix::{Signal, SignalKind};
+use tokio::signal::unix::SignalKind;
 
-use super::{Failure, listen, seed, survive_file_size_limit};
+use super::{Failure, Signals, listen, seed, survive_file_size_limit};
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::seed::Seed;
@@ -69,27 +69,5 @@ async fn serve(config: Config, seed_file: Option<Seed>) -> Result<(), Failure> {
     tokio::select! {
         result = server.shutdown() => result.map_err(Failure::failed),
         () = signals.end() => process::exit(1),
-    }
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, Failure> {
-        Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-        })
-    }
-
-    /// Waits for one that ends the server.
-    async fn end(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
     }
 }

@@ -6,6 +6,7 @@
 
 mod agents;
 mod auth;
+pub mod capture;
 mod clients;
 mod debug;
 mod error;

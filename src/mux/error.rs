@@ -205,7 +205,7 @@ mod tests {
                 "manager closed: protocol error: data overflow (len:4194305)",
             ),
             (
-                ProtocolError::UnexpectedKind(Kind::unknown(8)).into(),
+                ProtocolError::UnexpectedKind(Kind::numbered(8)).into(),
                 "manager closed: internal error: unknown packet kind: Kind(8)",
             ),
             (TransportError::InvalidMetadata, "invalid data"),

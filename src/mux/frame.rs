@@ -36,9 +36,14 @@ impl Kind {
     pub(super) const CLOSE_SEND: Self = Self(6);
     pub(super) const INVOKE_METADATA: Self = Self(7);
 
-    #[cfg(test)]
-    pub(super) const fn unknown(number: u8) -> Self {
-        Self(number)
+    /// The kind of this number, which has six bits.
+    pub(super) const fn numbered(number: u8) -> Self {
+        Self(number & 0x3f)
+    }
+
+    /// Its number.
+    pub(super) const fn number(self) -> u8 {
+        self.0
     }
 }
 

@@ -9,6 +9,7 @@ mod error;
 mod frame;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+pub mod inspect;
 mod layout;
 mod metadata;
 mod packet;

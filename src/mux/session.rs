@@ -14,7 +14,7 @@
 //!
 //! The counterpart is hashicorp/yamux v0.1.2 (`session.go`, `stream.go`), which is what peers run.
 
-mod header;
+pub(super) mod header;
 mod map;
 mod output;
 #[cfg(test)]

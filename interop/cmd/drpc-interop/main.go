@@ -42,6 +42,7 @@ var verbs = []verb{
 	{"bench-server", "serve with the Go libraries, to compare with", runBenchServer},
 	{"script-server", "serve the test script with the Go libraries", runScriptServer},
 	{"script-answers", "write what the test script answers to the methods of the real services", runScriptAnswers},
+	{"script-client", "have a session with the test script", runScriptClient},
 }
 
 func main() {

@@ -59,7 +59,9 @@ func runSoak(ctx context.Context, flags *flag.FlagSet, args []string) (any, bool
 	var wait sync.WaitGroup
 	for i, token := range list {
 		random := rand.New(rand.NewPCG(*seed, uint64(i)))
-		between := func(low, high time.Duration) time.Duration { return low + time.Duration(random.Int64N(int64(high-low))) }
+		between := func(low, high time.Duration) time.Duration {
+			return low + time.Duration(random.Int64N(int64(high-low)))
+		}
 		config := agent.Config{Dial: *options}
 		config.Dial.Token = token
 		wait.Add(1)

@@ -366,7 +366,7 @@ proptest! {
     ) {
         let mut bytes: Vec<u8> = frames
             .iter()
-            .flat_map(|(kind, stream, id, done, data)| frame(Kind::unknown(*kind), (*stream, *id), *done, data))
+            .flat_map(|(kind, stream, id, done, data)| frame(Kind::numbered(*kind), (*stream, *id), *done, data))
             .collect();
         bytes.extend(tail);
         let mut cuts: Vec<_> = cuts.into_iter().filter(|&cut| cut < bytes.len()).collect();
@@ -385,7 +385,7 @@ proptest! {
         let mut expected = Vec::new();
         for (message, (kind, len)) in (1..).zip(packets) {
             let data: Vec<u8> = (0..len).map(|index| (index >> 4).to_le_bytes()[0]).collect();
-            let (kind, id) = (Kind::unknown(kind), id(3, message));
+            let (kind, id) = (Kind::numbered(kind), id(3, message));
             crate::mux::frame::write_split(kind, id, data.len(), &mut out, |out| out.extend_from_slice(&data));
             expected.push(Packet { id, kind, control: false, data: data.into() });
         }

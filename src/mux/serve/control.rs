@@ -103,6 +103,10 @@ impl Control {
         self.0.ping_requested()
     }
 
+    pub(crate) fn answered_ping(&self) {
+        self.0.pinged();
+    }
+
     pub(crate) fn requested_close(&self) -> Option<(CloseCause, String)> {
         self.0
             .close_requested()

@@ -1,0 +1,202 @@
+//! What a capture says of its calls, and how two captures of the same calls differ.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::{Capture, Side};
+use crate::mux::inspect::{CallFrame, Inspector, MuxFrame, Piece};
+
+/// The calls of one yamux stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Call {
+    /// Path of the first call.
+    pub path: String,
+    /// Packets that the agent sent.
+    pub sent: Vec<CallFrame>,
+    /// Packets that the server sent.
+    pub answers: Vec<CallFrame>,
+    /// Answers that had come when the agent gave the stream up, if it did.
+    pub given_up_at: Option<usize>,
+    /// How the server ended the stream: by its half, or by a reset.
+    pub ended: Option<Ended>,
+}
+
+/// How a stream ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// In good order.
+    Fin,
+    /// At once.
+    Reset,
+}
+
+impl Call {
+    /// Whether the server has said its last word.
+    fn is_answered(&self) -> bool {
+        self.answers.last().is_some_and(|last| {
+            matches!(
+                last.kind,
+                CallFrame::ERROR | CallFrame::CLOSE | CallFrame::CLOSE_SEND
+            )
+        })
+    }
+}
+
+/// Assembles packets of their frames.
+#[derive(Debug, Default)]
+pub(crate) struct Packets {
+    inspector: Inspector,
+    unfinished: BTreeMap<u32, CallFrame>,
+}
+
+impl Packets {
+    /// What one message brings: its pieces, and the packets that are whole now.
+    pub(crate) fn push(&mut self, data: &[u8]) -> (Vec<Piece>, Vec<(u32, CallFrame)>) {
+        let (pieces, frames) = self.inspector.push(data);
+        let mut packets = Vec::new();
+        for (stream, frame) in frames {
+            let mut packet = match self.unfinished.remove(&stream) {
+                Some(mut begun) if (begun.stream, begun.message) == (frame.stream, frame.message) => {
+                    begun.data.extend(frame.data);
+                    begun.done = frame.done;
+                    begun
+                }
+                _ => frame,
+            };
+            if std::mem::replace(&mut packet.done, true) {
+                packets.push((stream, packet));
+            } else {
+                self.unfinished.insert(stream, packet);
+            }
+        }
+        (pieces, packets)
+    }
+}
+
+impl Capture {
+    /// The calls by their yamux streams.
+    pub fn calls(&self) -> BTreeMap<u32, Call> {
+        let mut calls: BTreeMap<u32, Call> = BTreeMap::new();
+        let (mut sent, mut answered) = (Packets::default(), Packets::default());
+        for record in self.records.iter().filter(|record| record.kind.is_data()) {
+            let by_agent = record.from == Side::Agent;
+            let (pieces, packets) = if by_agent { &mut sent } else { &mut answered }.push(&record.data);
+            for (stream, packet) in packets {
+                let call = calls.entry(stream).or_default();
+                if by_agent && packet.kind == CallFrame::INVOKE && call.path.is_empty() {
+                    call.path = String::from_utf8_lossy(&packet.data).into_owned();
+                }
+                let packets = if by_agent {
+                    &mut call.sent
+                } else {
+                    &mut call.answers
+                };
+                packets.push(packet);
+            }
+            for piece in pieces {
+                let Piece::Mux(frame) = piece else { continue };
+                if frame.stream == 0 {
+                    continue;
+                }
+                let call = calls.entry(frame.stream).or_default();
+                let ended = match frame.flags {
+                    flags if flags & MuxFrame::RST != 0 => Some(Ended::Reset),
+                    flags if flags & MuxFrame::FIN != 0 => Some(Ended::Fin),
+                    _ => None,
+                };
+                if !by_agent {
+                    call.ended = call.ended.or(ended);
+                } else if ended.is_some() && call.given_up_at.is_none() && !call.is_answered() {
+                    call.given_up_at = Some(call.answers.len());
+                }
+            }
+        }
+        calls
+    }
+}
+
+/// In what a second capture of the same calls differs from the first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The yamux stream.
+    pub stream: u32,
+    /// Path of its first call.
+    pub path: String,
+    /// What differs.
+    pub what: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "stream {} {}: {}", self.stream, self.path, self.what)
+    }
+}
+
+/// By what the texts of codecs begin: each has its own (see `docs/DEVIATIONS.md`).
+const CODEC_ERRORS: [&str; 3] = [
+    "failed to decode Protobuf message: ",
+    "proto:",
+    "string field contains invalid UTF-8",
+];
+
+/// Compares the answers of two captures in which the agent said the same: kinds, ids, codes, texts and payloads, in their order
+/// within each stream. Times, chunks, credit and the order between streams are nothing. A call that the agent gave up may
+/// have had any number of its answers by then.
+pub fn compare(first: &Capture, second: &Capture) -> Vec<Difference> {
+    let (first, second) = (first.calls(), second.calls());
+    let mut differences = Vec::new();
+    for (stream, call) in &first {
+        let other = second.get(stream).cloned().unwrap_or_default();
+        let mut differs = |what: String| {
+            differences.push(Difference {
+                stream: *stream,
+                path: call.path.clone(),
+                what,
+            });
+        };
+        let given_up = call.given_up_at.is_some();
+        let both = call.answers.iter().zip(&other.answers);
+        if let Some((at, (one, two))) = (1..).zip(both).find(|(_, (one, two))| normal(one) != normal(two)) {
+            differs(format!(
+                "answer {at} is {} in the first, {} in the second",
+                shown(one),
+                shown(two)
+            ));
+        } else if call.answers.len() != other.answers.len() && !given_up {
+            let (one, two) = (call.answers.len(), other.answers.len());
+            differs(format!("{one} answers in the first, {two} in the second"));
+        } else if let (Some(one), Some(two)) = (call.ended, other.ended)
+            && one != two
+        {
+            differs(format!("ended by {one:?} in the first, by {two:?} in the second"));
+        }
+    }
+    for (stream, call) in second.iter().filter(|(stream, _)| !first.contains_key(stream)) {
+        differences.push(Difference {
+            stream: *stream,
+            path: call.path.clone(),
+            what: "only in the second".to_owned(),
+        });
+    }
+    differences
+}
+
+/// A packet with what may differ made alike.
+fn normal(packet: &CallFrame) -> CallFrame {
+    let mut packet = packet.clone();
+    if packet.kind == CallFrame::ERROR {
+        let text = String::from_utf8_lossy(packet.data.get(8..).unwrap_or_default()).into_owned();
+        if CODEC_ERRORS.iter().any(|begin| text.starts_with(begin)) {
+            packet.data.truncate(8);
+        }
+    }
+    packet
+}
+
+fn shown(packet: &CallFrame) -> String {
+    let kind = packet.kind;
+    let ids = format!("{}/{}", packet.stream, packet.message);
+    let text = String::from_utf8_lossy(&packet.data);
+    let cut: String = text.chars().take(80).collect();
+    format!("kind {kind} {ids} of {} bytes {cut:?}", packet.data.len())
+}

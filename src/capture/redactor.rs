@@ -1,0 +1,69 @@
+//! Keeps tokens out of captures.
+
+use std::collections::HashSet;
+
+use super::{Packets, Side};
+use crate::mux::inspect::{CallFrame, Piece};
+
+/// Methods whose replies hold tokens; what they carry is recorded as zeros.
+const SECRET_REPLIES: [&[u8]; 3] = [
+    b"/coder.agent.v2.Agent/CreateSubAgent",
+    b"/coder.agent.v2.Agent/ListSubAgents",
+    b"/coder.tailnet.v2.Tailnet/RefreshResumeToken",
+];
+
+/// Parameters of a target that hold tokens.
+const SECRET_PARAMETERS: [&str; 2] = ["coder_session_token", "resume_token"];
+
+/// The target of a request without the tokens in its query.
+pub(crate) fn redact(target: &str) -> String {
+    let Some((path, query)) = target.split_once('?') else {
+        return target.to_owned();
+    };
+    let pairs: Vec<_> = query
+        .split('&')
+        .map(|pair| match pair.split_once('=') {
+            Some((name, _)) if SECRET_PARAMETERS.contains(&name) => format!("{name}=REDACTED"),
+            _ => pair.to_owned(),
+        })
+        .collect();
+    format!("{path}?{}", pairs.join("&"))
+}
+
+/// Follows a session, to know which of its bytes are secret.
+#[derive(Debug, Default)]
+pub(crate) struct Redactor {
+    agent: Packets,
+    server: Packets,
+    /// Streams of methods whose replies are secret.
+    secret: HashSet<u32>,
+}
+
+impl Redactor {
+    /// The payload of a data frame, as long as it was, with zeros for what is secret.
+    pub(crate) fn redact(&mut self, from: Side, data: &[u8]) -> Vec<u8> {
+        if from == Side::Agent {
+            let packets = self.agent.push(data).1;
+            let secret = |packet: &CallFrame| {
+                packet.kind == CallFrame::INVOKE && SECRET_REPLIES.contains(&&packet.data[..])
+            };
+            let invoked = packets.iter().filter(|(_, packet)| secret(packet));
+            self.secret.extend(invoked.map(|(stream, _)| *stream));
+            return data.to_vec();
+        }
+        let mut out = Vec::with_capacity(data.len());
+        for mut piece in self.server.push(data).0 {
+            match &mut piece {
+                Piece::Call(stream, frame)
+                    if self.secret.contains(stream) && frame.kind == CallFrame::MESSAGE =>
+                {
+                    frame.data.fill(0);
+                }
+                Piece::Bytes(Some(stream), bytes) if self.secret.contains(stream) => bytes.fill(0),
+                _ => {}
+            }
+            out.extend(piece.encode());
+        }
+        out
+    }
+}

@@ -1,0 +1,147 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const TEXT: &str = "\
+drpcd capture 1
+request /api/v2/workspaceagents/me/rpc?version=2.8
+status 101
+
+0.000120 > binary
+  window syn stream 1 length 0
+0.000151 > binary
+  data stream 1 length 25
+0.000163 > binary +
+  invoke 1/1 done \"/t/Echo\"
+  message 1/2 done 0a04.\"some\"
+0.000170 > continuation
+  close-send 1/3 done -
+0.001000 < binary
+  data ack stream 1 length 14
+  message 1/1 done 0a04.\"some\"
+  close-send 1/2 done -
+0.002000 > binary
+  window fin stream 1 length 0
+0.003000 < binary
+  window fin stream 1 length 0
+0.004000 > close
+  bytes 03e8
+";
+
+fn capture() -> Capture {
+    Capture::parse(TEXT).unwrap()
+}
+
+#[test]
+fn a_capture_is_read_and_written_the_same() {
+    let capture = capture();
+    assert_eq!(capture.records.len(), 8);
+    assert_eq!(capture.records[3].data, [0x0d, 1, 3, 0]);
+    assert_eq!(capture.to_text(), TEXT);
+}
+
+#[test]
+fn calls_are_found_whatever_they_came_in() {
+    let calls = capture().calls();
+    assert_eq!(calls.len(), 1);
+    assert_eq!(calls[&1].path, "/t/Echo");
+    assert_eq!((calls[&1].sent.len(), calls[&1].answers.len()), (3, 2));
+    assert_eq!(calls[&1].given_up_at, None);
+}
+
+#[test]
+fn another_answer_is_a_difference_and_another_time_is_none() {
+    let first = capture();
+    let mut second = Capture::parse(&TEXT.replace("0.001000", "7.5")).unwrap();
+    assert_eq!(compare(&first, &second), []);
+    let text = TEXT.replacen(
+        "message 1/1 done 0a04.\"some\"",
+        "message 1/1 done 0a04.\"else\"",
+        1,
+    );
+    second = Capture::parse(&text).unwrap();
+    let differences = compare(&first, &second);
+    assert_eq!(differences.len(), 1);
+    assert!(
+        differences[0]
+            .to_string()
+            .starts_with("stream 1 /t/Echo: answer 1 is kind 2 1/1")
+    );
+    let text = TEXT
+        .replace("length 14", "length 10")
+        .replacen("  close-send 1/2 done -\n", "", 1);
+    second = Capture::parse(&text).unwrap();
+    assert_eq!(
+        compare(&first, &second)[0].what,
+        "2 answers in the first, 1 in the second"
+    );
+}
+
+#[test]
+fn bad_lines_are_named() {
+    for (text, wrong) in [
+        ("", "line 0: \"drpcd capture 1\" expected"),
+        (
+            "drpcd capture 1\nrequest /\nstatus x\n",
+            "line 3: \"x\" is no status",
+        ),
+        (
+            "drpcd capture 1\nrequest /\nstatus 101\n  bytes 00\n",
+            "line 4: no frame that this belongs to",
+        ),
+        (
+            "drpcd capture 1\nrequest /\nstatus 101\n0 > binary\n  bytes 0\n",
+            "line 5: \"0\" is not hexadecimal",
+        ),
+        (
+            "drpcd capture 1\nrequest /\nstatus 101\n0 > what\n",
+            "line 4: no kind of frame",
+        ),
+        (
+            "drpcd capture 1\nrequest /\nstatus 101\n0 > binary\n  bytes 00*99999999\n",
+            "line 5: more than 67108864 bytes",
+        ),
+    ] {
+        assert_eq!(Capture::parse(text).unwrap_err().to_string(), wrong);
+    }
+}
+
+#[test]
+fn tokens_in_a_target_are_left_out() {
+    assert_eq!(
+        redact("/rpc?version=2.8&coder_session_token=secret&resume_token=other"),
+        "/rpc?version=2.8&coder_session_token=REDACTED&resume_token=REDACTED"
+    );
+    assert_eq!(redact("/rpc"), "/rpc");
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_survive_the_text(
+        messages in prop::collection::vec(
+            prop_oneof![
+                prop::collection::vec(any::<u8>(), 0..60),
+                (any::<u8>(), 0..200_usize).prop_map(|(byte, times)| vec![byte; times]),
+                "[ -~]{0,60}".prop_map(String::into_bytes),
+            ],
+            0..8,
+        ),
+        kinds in prop::collection::vec(0_usize..6, 8),
+    ) {
+        let record = |(data, kind): (Vec<u8>, usize)| Record {
+            at: Duration::from_micros(data.len() as u64),
+            from: if data.len() % 2 == 0 { Side::Agent } else { Side::Server },
+            kind: FrameKind::ALL[kind].0,
+            last: data.len() % 3 != 0,
+            data,
+        };
+        let capture = Capture {
+            target: "/x".to_owned(),
+            status: 101,
+            records: messages.into_iter().zip(kinds).map(record).collect(),
+        };
+        prop_assert_eq!(Capture::parse(&capture.to_text()), Ok(capture));
+    }
+}
