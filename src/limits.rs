@@ -125,7 +125,7 @@ pub fn table() -> Vec<Limit> {
             "it is read from more slowly",
         ),
         row(
-            "other yamux frames of a session",
+            "other yamux frames of a session, and WebSocket frames",
             rate(serve::MAX_FRAMES_PER_SECOND),
             "it is read from more slowly",
         ),

@@ -251,6 +251,24 @@ fn a_flood_of_pings_is_answered_at_its_pace() {
 }
 
 #[test]
+fn a_flood_of_small_messages_is_read_at_its_pace() {
+    let scene = Scene::new(&[]);
+    let mut peer = scene.dial();
+    // Half a second more than the second that may come at once, of messages that carry nothing.
+    let started = std::time::Instant::now();
+    peer.stream
+        .write_all(&message(0x82, &[]).repeat(393_216))
+        .unwrap();
+    scene.honest_calls(20);
+    peer.ping(7);
+    assert!(
+        started.elapsed() > Duration::from_millis(400),
+        "it was kept waiting"
+    );
+    scene.unharmed();
+}
+
+#[test]
 fn a_handshake_that_never_ends_is_cut() {
     let scene = Scene::new(&[]);
     let request = handshake(&scene.bad().token, "", "");

@@ -240,6 +240,10 @@ impl<IO: AsyncRead + AsyncWrite + Send + Unpin> Pipe for WebSocketPipe<IO> {
             Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(true)),
         }
     }
+
+    fn take_frames(&mut self) -> u32 {
+        self.reader.take_frames()
+    }
 }
 
 #[cfg(test)]

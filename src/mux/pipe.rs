@@ -46,6 +46,12 @@ pub trait Pipe: Send + Unpin {
     ///
     /// Ready with whether the transport has such a thing; if it has none, the session asks in its own way.
     fn poll_ping(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, PipeError>>;
+
+    /// Frames of the transport itself that came since this was asked last: they cost time, however little they carry. 0
+    /// where a transport has none.
+    fn take_frames(&mut self) -> u32 {
+        0
+    }
 }
 
 /// How a pipe is closed from this side.

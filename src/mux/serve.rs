@@ -70,6 +70,10 @@ const SEND_TURN: usize = 32 * 1024;
 /// Chunks read before the calls have their turn, so that reading cannot starve them.
 const READS_PER_TURN: usize = 32;
 
+/// Frames read before other sessions have their turn, that of a chunk on top: some hundred microseconds of work. A chunk of
+/// small frames may hold thousands.
+const FRAMES_PER_WAKE_UP: u32 = 1_024;
+
 /// Turns before other sessions have theirs.
 const TURNS: usize = 16;
 

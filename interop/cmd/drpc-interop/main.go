@@ -37,6 +37,8 @@ var verbs = []verb{
 	{"calls", "make many unary calls over one or more sessions", runCalls},
 	{"streams", "hold idle and silent streams beside calls", runStreams},
 	{"hostile", "send one kind of bad input and say how the server took it", runHostile},
+	{"flood", "send one kind of bad input over and over", runFlood},
+	{"crowd", "make calls as many agents at a time, and say how long they took", runCrowd},
 	{"idle", "hold many idle agents with their two long streams", runIdle},
 	{"soak", "let many reference agents come and go", runSoak},
 	{"bench-server", "serve with the Go libraries, to compare with", runBenchServer},

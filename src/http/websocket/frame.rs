@@ -103,6 +103,8 @@ pub(super) struct FrameReader {
     /// Payload of the control frame at hand.
     control: BytesMut,
     ping: Option<Bytes>,
+    /// Headers that were read and not yet told.
+    frames: u32,
     end: Option<End>,
 }
 
@@ -159,6 +161,11 @@ impl FrameReader {
         self.ping.take()
     }
 
+    /// How many frames have begun since this was asked last.
+    pub(super) fn take_frames(&mut self) -> u32 {
+        std::mem::take(&mut self.frames)
+    }
+
     /// Whether no frame is half read.
     pub(super) fn at_border(&self) -> bool {
         self.header_length == 0 && self.frame.is_none()
@@ -179,6 +186,7 @@ impl FrameReader {
             Ok(Some((header, length))) => {
                 let used = usize::try_from(cursor.position()).unwrap_or(had) - had;
                 self.header_length = 0;
+                self.frames = self.frames.saturating_add(1);
                 match self.check(&header, length) {
                     Ok(frame) => {
                         self.frame = Some(frame);

@@ -14,8 +14,8 @@ use super::pace::Pace;
 use super::slot::Slot;
 use super::timer::{Alarm, Timer};
 use super::{
-    ACK_BACKLOG, ACK_DELAY, DRAIN_LIMIT, READS_PER_TURN, SEND_BUFFER, SEND_TURN, SESSION_RECEIVE_BUFFER,
-    SESSION_SEND_BUFFER, SessionEnd, TURNS,
+    ACK_BACKLOG, ACK_DELAY, DRAIN_LIMIT, FRAMES_PER_WAKE_UP, READS_PER_TURN, SEND_BUFFER, SEND_TURN,
+    SESSION_RECEIVE_BUFFER, SESSION_SEND_BUFFER, SessionEnd, TURNS,
 };
 use crate::clock::Clock;
 use crate::mux::call::Event as CallEvent;
@@ -34,6 +34,8 @@ pub(super) struct Driver<'r, S, P> {
     clock: Clock,
     timer: Timer,
     pace: Pace,
+    /// Frames that came in this wake-up.
+    frames_read: u32,
     /// Calls that are being looked at in this turn.
     ready: Vec<StreamId>,
     /// Streams that wait for room in the session's output, in the order of their turns.
@@ -72,6 +74,7 @@ where
             clock,
             timer: Timer::default(),
             pace: Pace::default(),
+            frames_read: 0,
             ready: Vec::new(),
             waiting_for_room: VecDeque::new(),
             waiting_to_begin: VecDeque::new(),
@@ -89,6 +92,7 @@ where
     /// One wake-up: reads, works, writes, until nothing moves any more.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<SessionEnd> {
         self.shared.wakeup.begin(cx.waker());
+        self.frames_read = 0;
         for _ in 0..TURNS {
             if let Some((cause, reason)) = self.shared.close_requested() {
                 return Poll::Ready(SessionEnd::Closed {
@@ -111,6 +115,9 @@ where
                 self.release_buffers();
                 return Poll::Pending;
             }
+            if self.frames_read >= FRAMES_PER_WAKE_UP {
+                break;
+            }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
@@ -122,13 +129,19 @@ where
             if self.end.is_some() || self.session.is_flooded() || self.timer.is_set(Alarm::Pace) {
                 return true;
             }
+            if self.frames_read >= FRAMES_PER_WAKE_UP {
+                return false;
+            }
             match self.pipe.poll_recv(cx) {
                 Poll::Pending => return true,
                 Poll::Ready(Some(Ok(chunk))) => {
                     let now = self.clock.monotonic();
                     self.shared.received(now);
                     self.on_chunk(chunk);
-                    self.pace.charge(self.session.take_load(), now);
+                    let mut load = self.session.take_load();
+                    load.frames = load.frames.saturating_add(self.pipe.take_frames());
+                    self.frames_read = self.frames_read.saturating_add(load.frames);
+                    self.pace.charge(load, now);
                     if let Some(wait) = self.pace.wait(now) {
                         self.timer.arm(Alarm::Pace, &self.clock, wait);
                         return true;

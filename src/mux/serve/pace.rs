@@ -15,7 +15,8 @@ pub const MAX_OPENS_PER_SECOND: u32 = 16_384;
 /// yamux pings that one session may send in a second. Peers send one each 30 s.
 pub const MAX_PINGS_PER_SECOND: u32 = 1_024;
 
-/// Other frames that one session may send in a second, of whatever size: sixteen for each stream that it may open.
+/// Other frames that one session may send in a second, of whatever size, those of its transport included: sixteen for each
+/// stream that it may open.
 pub const MAX_FRAMES_PER_SECOND: u32 = 262_144;
 
 /// How far a peer may be ahead: a second's worth at once. It has passed when the next chunk is read, so one chunk's work

@@ -192,6 +192,9 @@ proptest! {
         }
         prop_assert_eq!(read, [parts.concat(), parts.concat()].concat());
         prop_assert!(reader.at_border() && reader.end().is_none());
+        // However they are cut, and each told once.
+        let told = [reader.take_frames(), reader.take_frames()];
+        prop_assert_eq!(told, [u32::try_from(3 * parts.len()).unwrap(), 0]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The scripted peer, and the service that it calls.
 
 use std::fmt::Write as _;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -301,22 +302,24 @@ impl Peer {
 
     /// A peer whose pipe holds up the server once `capacity` bytes wait in it.
     pub(super) fn with_capacity(capacity: usize) -> Self {
+        Self::with_session(capacity, |session| tokio::spawn(session))
+    }
+
+    /// A peer whose session runs as `run` lets it.
+    pub(super) fn with_session(
+        capacity: usize,
+        run: impl FnOnce(Pin<Box<dyn Future<Output = SessionEnd> + Send>>) -> JoinHandle<SessionEnd>,
+    ) -> Self {
         let (ours, theirs) = pair(capacity);
         let clock = Clock::driven(Timestamp::UNIX_EPOCH);
         let seen = Seen::default();
         let control = Control::new(&clock);
-        let served = tokio::spawn(serve(
-            theirs,
-            Arc::new(registry()),
-            seen.clone(),
-            control.clone(),
-            clock,
-        ));
+        let session = serve(theirs, Arc::new(registry()), seen.clone(), control.clone(), clock);
         Self {
             pipe: ours,
             seen,
             control,
-            served,
+            served: run(Box::pin(session)),
         }
     }
 

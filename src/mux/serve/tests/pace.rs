@@ -1,8 +1,10 @@
 //! Peers that make more work than their share: they wait, nobody loses anything.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::super::{MAX_FRAMES_PER_SECOND, MAX_OPENS_PER_SECOND, MAX_PINGS_PER_SECOND};
+use super::super::{FRAMES_PER_WAKE_UP, MAX_FRAMES_PER_SECOND, MAX_OPENS_PER_SECOND, MAX_PINGS_PER_SECOND};
 use super::kit::*;
 
 type Frame = dyn Fn(u32) -> String;
@@ -73,6 +75,28 @@ async fn a_peer_that_waits_is_still_served_and_can_be_closed() {
     );
     peer.control.close(crate::mux::CloseCause::Requested, "test");
     peer.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_sessions_have_their_turn_between_chunks_of_small_frames() {
+    let polls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&polls);
+    let mut peer = Peer::with_session(8 << 20, |mut session| {
+        tokio::spawn(std::future::poll_fn(move |cx| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            session.as_mut().poll(cx)
+        }))
+    });
+    settle().await;
+    polls.store(0, Ordering::Relaxed);
+    for number in 0..8 {
+        let credit = window(0, 1, 0).repeat(FRAMES_PER_WAKE_UP as usize);
+        peer.push(&bytes(&(credit + &ping(number))));
+    }
+    settle().await;
+    assert_eq!(frames(&peer.received()).len(), 8);
+    // A chunk for each turn, and one more to see that there is nothing.
+    assert_eq!(polls.load(Ordering::Relaxed), 9);
 }
 
 #[tokio::test(start_paused = true)]
