@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -118,7 +119,7 @@ func (r *soakResult) add(report *agent.Report) {
 		}
 	}
 	if !report.OK && report.Steps["ready"] > 0 {
-		r.note("ended %s %s", report.Status, report.Died)
+		r.note("ended %s %s", report.Status, cmp.Or(report.Died, report.Unfinished))
 	}
 }
 

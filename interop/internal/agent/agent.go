@@ -316,8 +316,7 @@ func (a *Agent) shutdown() {
 		a.mu.Unlock()
 		if flushed && a.logs.empty() {
 			if coordinated && !a.report.disconnectEnded() {
-				a.progress("Coordinate ended otherwise than by the server's answer to Disconnect")
-				a.finish(statusUnfinished)
+				a.unfinished("Coordinate ended otherwise than by the server's answer to Disconnect")
 			}
 			a.finish(statusStopped)
 			return
@@ -327,11 +326,21 @@ func (a *Agent) shutdown() {
 		case <-a.stopped:
 			return
 		case <-deadline:
-			a.progress("gave up waiting for the last reports")
-			a.finish(statusUnfinished)
+			a.mu.Lock()
+			left := fmt.Sprintf("%d states, %d script timings, coordinating: %t, logs: %t", len(a.lifecycle)-a.reported,
+				a.timingsUntold, a.coordinating, !a.logs.empty())
+			a.mu.Unlock()
+			a.unfinished("gave up waiting for the last reports: " + left)
 			return
 		}
 	}
+}
+
+// unfinished ends an agent that could not say or hear what it wanted.
+func (a *Agent) unfinished(why string) {
+	a.progress("%s", why)
+	a.report.update(func(r *Report) { r.Unfinished = why })
+	a.finish(statusUnfinished)
 }
 
 // finish ends the agent, once; the first status is what became of it.

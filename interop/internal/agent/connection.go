@@ -119,12 +119,9 @@ func (c *connection) plan() {
 	c.mu.Unlock()
 	if cut {
 		c.stops("cut", func(ctx context.Context) error {
-			if !sleep(ctx, c.config.CutEvery) {
-				return nil
+			if sleep(ctx, c.config.CutEvery) && c.beginCut() {
+				c.session.Cut(c.config.CutFIN)
 			}
-			c.progress("cut")
-			c.cut.Store(true)
-			c.session.Cut(c.config.CutFIN)
 			return nil
 		})
 	}
@@ -139,6 +136,19 @@ func (c *connection) plan() {
 			return nil
 		})
 	}
+}
+
+// beginCut is false once the agent stops: whoever cuts its own goodbye cannot say how the server took it.
+func (c *connection) beginCut() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if isClosed(c.stopping) {
+		return false
+	}
+	c.progress("cut")
+	c.cut.Store(true)
+	c.coordinating = false
+	return true
 }
 
 // sleep waits, or ends with the context.

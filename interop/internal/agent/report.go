@@ -37,6 +37,8 @@ type Report struct {
 	Status string `json:"status"`
 	// Died is what would have ended a real agent's process.
 	Died string `json:"died,omitempty"`
+	// Unfinished is what was left when its status became that.
+	Unfinished string `json:"unfinished,omitempty"`
 	// Frozen is whether it was frozen; the steps frozen and frozen_closed say when, and when the server closed.
 	Frozen bool `json:"frozen"`
 	// Connections counts sessions that were dialed.
