@@ -3,8 +3,6 @@
 //! Must never let a token reach a log or an answer. The rules are those of coder/coder
 //! `coderd/httpmw/workspaceagent.go` and `apikey.go` (`APITokenFromRequest`).
 
-use std::time::Duration;
-
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use uuid::Uuid;
@@ -13,6 +11,7 @@ use super::error::ApiError;
 use super::{App, SessionHost, query};
 use crate::clock::Clock;
 use crate::ids::AgentToken;
+use crate::services::patience::SHORT_STORE_WAIT;
 use crate::store::{ApiKeyScope, Authenticated, StoreError};
 
 /// Cookie and query parameter that may hold the token.
@@ -24,9 +23,6 @@ const TOKEN_HEADER: &str = "coder-session-token";
 /// Query parameter of OAuth2 clients.
 const ACCESS_TOKEN: &str = "access_token";
 
-/// How long a request waits for the store. Agents come back by themselves, and waiting ones would pile up.
-pub(super) const STORE_TIMEOUT: Duration = Duration::from_secs(2);
-
 /// Who asks, by one statement.
 pub(super) async fn authenticate<H: SessionHost>(
     app: &App<H>,
@@ -37,14 +33,14 @@ pub(super) async fn authenticate<H: SessionHost>(
     authorized(in_time(&app.clock, host.authenticate(&token)).await)
 }
 
-/// What the store answers, if it does within [`STORE_TIMEOUT`].
+/// What the store answers, if it does within [`SHORT_STORE_WAIT`].
 pub(super) async fn in_time<T>(
     clock: &Clock,
     asked: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
     tokio::select! {
         answer = asked => answer,
-        () = clock.sleep(STORE_TIMEOUT) => {
+        () = clock.sleep(SHORT_STORE_WAIT) => {
             Err(StoreError::Unavailable("context deadline exceeded".to_owned()))
         }
     }

@@ -7,7 +7,8 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 
-use super::{App, SessionHost, auth, error, version};
+use super::{App, SessionHost, error, version};
+use crate::services::patience::SHORT_STORE_WAIT;
 
 /// Our version in the form that clients compare: those of log streamers use newer APIs from v2.31.0 on.
 pub const BUILD_VERSION: &str = concat!("v2.31.0+drpcd.", env!("CARGO_PKG_VERSION"));
@@ -22,7 +23,7 @@ pub(super) async fn readyz<H: SessionHost>(State(app): State<Arc<App<H>>>) -> Re
     let Some(host) = app.host() else {
         return text(StatusCode::SERVICE_UNAVAILABLE, "starting or stopping");
     };
-    let timeout = app.clock.sleep(auth::STORE_TIMEOUT);
+    let timeout = app.clock.sleep(SHORT_STORE_WAIT);
     tokio::select! {
         Ok(()) = host.ping() => text(StatusCode::OK, "OK"),
         () = timeout => text(StatusCode::SERVICE_UNAVAILABLE, "store does not answer"),

@@ -23,15 +23,13 @@ use crate::clock::{Clock, Timestamp};
 use crate::ids::UserId;
 use crate::mux::quote;
 use crate::secret::Secret;
+use crate::services::patience::SHORT_STORE_WAIT;
 use crate::store::{ExternalAuthLink, LinkTokens, Store, StoreError};
 
 pub use self::provider::{Provider, ProviderError};
 
 /// How often a link is looked at for somebody who waits for it.
 const LISTEN_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How long a read of a link may take; whoever asks comes again.
-const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A provider's answer to whether a token is good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -254,7 +252,7 @@ impl Shared {
         let late = StoreError::Unavailable("context deadline exceeded".to_owned());
         let read = tokio::select! {
             read = self.store.external_auth_link(&provider.id, owner) => read,
-            () = self.clock.sleep(STORE_TIMEOUT) => Err(late),
+            () = self.clock.sleep(SHORT_STORE_WAIT) => Err(late),
         };
         match read {
             Ok(None) => Ok(None),

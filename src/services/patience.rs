@@ -16,6 +16,10 @@ use crate::store::StoreError;
 /// How long a call waits for the store by default (`--store-wait`).
 pub const DEFAULT_STORE_WAIT: Duration = Duration::from_mins(15);
 
+/// How long anybody else waits for the store: handshakes, REST, clients, health. They come again by themselves, and waiting
+/// ones would pile up.
+pub(crate) const SHORT_STORE_WAIT: Duration = Duration::from_secs(2);
+
 /// Memory that waiting requests may hold together. A start storm of thousands of agents sends about 1 KiB each; what
 /// goes beyond it fails as it would have without waiting.
 pub(crate) const MAX_WAITING_BYTES: usize = 64 << 20;

@@ -23,7 +23,6 @@ pub(crate) mod limits {
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures_util::future::{Either, FutureExt, select};
@@ -45,9 +44,6 @@ use crate::proto::tailnet::{
 
 /// What a peer is told when handling its request has panicked. It must not leak any detail.
 const INTERNAL_ERROR: &str = "internal error";
-
-/// How long a client waits for the store, which it may ask again.
-const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The parts of the service that all sessions share.
 #[derive(Debug)]

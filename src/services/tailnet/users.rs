@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{STORE_TIMEOUT, TunnelAuthorizer};
+use super::TunnelAuthorizer;
 use crate::clock::Clock;
 use crate::coordinator::PeerId;
 use crate::ids::{AgentId, UserId};
+use crate::services::patience::SHORT_STORE_WAIT;
 use crate::store::Store;
 
 /// Lets an owner reach the agents of the latest builds of live workspaces of that owner.
@@ -41,7 +42,7 @@ impl TunnelAuthorizer for OwnerAuthorizer {
         let (owner, agent_id) = (self.owner, AgentId(agent.0));
         let answer = tokio::select! {
             answer = self.store.owns_agent(owner, agent_id) => answer,
-            () = self.clock.sleep(STORE_TIMEOUT) => {
+            () = self.clock.sleep(SHORT_STORE_WAIT) => {
                 tracing::warn!(%owner, %agent_id, "no answer in time to whether an owner may reach an agent");
                 return false;
             }

@@ -19,10 +19,10 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 pub(super) use self::snapshot::Snapshot;
-use super::STORE_TIMEOUT;
 use crate::clock::Clock;
 use crate::ids::UserId;
 use crate::pubsub::{Pubsub, WorkspaceEvent, WorkspaceEventKind, WorkspaceEvents};
+use crate::services::patience::SHORT_STORE_WAIT;
 use crate::store::{Store, StoreError};
 
 /// Owners that are followed at a time. Each costs a task and a copy of what it shows, some 100 bytes for each workspace
@@ -272,7 +272,7 @@ impl Source {
         };
         let owned = tokio::select! {
             owned = reading => owned?,
-            () = self.shared.clock.sleep(STORE_TIMEOUT) => {
+            () = self.shared.clock.sleep(SHORT_STORE_WAIT) => {
                 return Err(StoreError::Unavailable("context deadline exceeded".to_owned()));
             }
         };

@@ -538,7 +538,7 @@ async fn a_store_that_fails_or_hangs_fails_who_begins_and_is_asked_again_by_the_
             tokio::task::yield_now().await;
         }
         assert!(!late.task.is_finished());
-        tokio::time::advance(STORE_TIMEOUT + Duration::from_millis(1)).await;
+        tokio::time::advance(SHORT_STORE_WAIT + Duration::from_millis(1)).await;
         assert_eq!(
             late.error().await,
             "subscribe to workspace updates: get workspaces and agents by owner ID: context deadline exceeded"
