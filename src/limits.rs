@@ -136,6 +136,11 @@ pub fn table() -> Vec<Limit> {
             "the stream that goes beyond it is reset",
         ),
         row(
+            "streams of a session that are reset for it",
+            rate(serve::MAX_OVERFLOWS_PER_SECOND),
+            "it is read from more slowly",
+        ),
+        row(
             "bytes buffered for a session, to be sent",
             size(serve::SESSION_SEND_BUFFER),
             "calls wait before they begin",

@@ -162,6 +162,23 @@ mod tests {
     }
 
     #[test]
+    fn providers_are_taken_up_to_the_limit() {
+        for (count, taken) in [
+            (MAX_PROVIDERS - 1, true),
+            (MAX_PROVIDERS, true),
+            (MAX_PROVIDERS + 1, false),
+        ] {
+            let variables = (0..count).map(|number| (format!("{PREFIX}{number}_ID"), format!("p{number}")));
+            let variables: Vec<_> = variables.collect();
+            let variables: Vec<_> = variables.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+            match read(&variables) {
+                Ok(providers) => assert!(taken && providers.len() == count, "{count}"),
+                Err(error) => assert!(!taken && error.contains("at most 256 providers"), "{error}"),
+            }
+        }
+    }
+
+    #[test]
     fn every_key_is_read() {
         let mut providers = read(&[
             ("CODER_EXTERNAL_AUTH_0_TYPE", "github"),

@@ -29,7 +29,9 @@ use std::time::Duration;
 
 pub use self::control::{CloseCause, Control};
 use self::driver::Driver;
-pub use self::pace::{MAX_AHEAD, MAX_FRAMES_PER_SECOND, MAX_OPENS_PER_SECOND, MAX_PINGS_PER_SECOND};
+pub use self::pace::{
+    MAX_AHEAD, MAX_FRAMES_PER_SECOND, MAX_OPENS_PER_SECOND, MAX_OVERFLOWS_PER_SECOND, MAX_PINGS_PER_SECOND,
+};
 use super::pipe::{Close, CloseCode, Pipe, PipeError};
 use super::registry::Registry;
 pub use super::session::SessionError;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{DisplayApp, OpenIn, Seed, SeedError, SharingLevel};
+use super::{DisplayApp, MAX_DOCUMENTS, MAX_FILE_BYTES, OpenIn, Seed, SeedError, SharingLevel};
 use crate::store::ApiKeyScope;
 
 const EXAMPLE: &str = include_str!("../../examples/seed.yaml");
@@ -310,4 +310,30 @@ fn ten_thousand_documents_are_read() {
         .unwrap();
     }
     assert_eq!(Seed::parse("f", &text).unwrap().documents.len(), 10_000);
+}
+
+#[test]
+fn files_and_documents_are_read_up_to_the_limits() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("large.yaml");
+    for (size, too_large) in [
+        (MAX_FILE_BYTES - 1, false),
+        (MAX_FILE_BYTES, false),
+        (MAX_FILE_BYTES + 1, true),
+    ] {
+        // Wrong from its first byte, so that no more than its size is looked at.
+        let mut text = vec![b' '; usize::try_from(size).unwrap()];
+        text[0] = b'@';
+        std::fs::write(&path, text).unwrap();
+        let error = Seed::read(&path).unwrap_err();
+        assert_eq!(matches!(error, SeedError::TooLarge { .. }), too_large, "{error}");
+    }
+    for (documents, too_many) in [
+        (MAX_DOCUMENTS - 1, false),
+        (MAX_DOCUMENTS, false),
+        (MAX_DOCUMENTS + 1, true),
+    ] {
+        let error = Seed::parse("f", &"--- {}\n".repeat(documents)).unwrap_err();
+        assert_eq!(matches!(error, SeedError::Syntax { .. }), too_many, "{error}");
+    }
 }

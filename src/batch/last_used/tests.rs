@@ -128,6 +128,20 @@ async fn past_the_bound_further_workspaces_wait_for_their_next_report() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn workspaces_are_marked_up_to_the_bound() {
+    for (workspaces, kept) in [
+        (MAX_MARKED - 1, MAX_MARKED - 1),
+        (MAX_MARKED, MAX_MARKED),
+        (MAX_MARKED + 1, MAX_MARKED),
+    ] {
+        let fixture = Fixture::new();
+        fixture.mark(&(1..=workspaces as u128).collect::<Vec<_>>());
+        pass(61).await;
+        assert_eq!(fixture.written()[0].0.len(), kept);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_first_failure_is_a_warning_and_those_in_a_row_are_errors() {
     let log = Log::new();
     let fixture = Fixture::new();

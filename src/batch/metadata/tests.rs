@@ -217,6 +217,15 @@ async fn s1_082_a_batch_short_of_one_is_not_full_and_a_repeated_key_does_not_fil
 }
 
 #[tokio::test(start_paused = true)]
+async fn values_wait_up_to_the_bound() {
+    for (values, dropped) in [(MAX_WAITING - 1, 0), (MAX_WAITING, 0), (MAX_WAITING + 1, 1)] {
+        let fixture = Fixture::stalled();
+        fixture.add_agents(0..values as u128);
+        assert_eq!(fixture.batcher.metrics().dropped_keys.get(), dropped, "{values}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn s1_083_beyond_the_bound_new_keys_are_dropped_and_counted_while_known_ones_are_replaced() {
     let fixture = Fixture::stalled();
     fixture.add_agents(0..3_010);

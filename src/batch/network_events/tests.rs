@@ -130,3 +130,13 @@ async fn past_the_bound_the_oldest_go_and_are_counted() {
         "nothing is kept of a flood"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn events_are_kept_up_to_the_bound() {
+    let bound = u128::try_from(MAX_BUFFERED).unwrap();
+    for (number, dropped) in [(bound - 1, 0), (bound, 0), (bound + 1, 1)] {
+        let running = start(MAX_BATCH);
+        running.events.add(events(0..number), 0);
+        assert_eq!(running.events.dropped(), dropped, "{number}");
+    }
+}

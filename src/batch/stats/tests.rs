@@ -156,6 +156,15 @@ async fn past_the_bound_the_oldest_samples_are_given_up_and_counted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn samples_are_kept_up_to_the_bound() {
+    for (samples, dropped) in [(MAX_BUFFERED - 1, 0), (MAX_BUFFERED, 0), (MAX_BUFFERED + 1, 1)] {
+        let fixture = Fixture::stalled();
+        fixture.add(0..samples as u128);
+        assert_eq!(fixture.batcher.dropped(), dropped, "{samples}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn shutdown_writes_all_that_was_accepted() {
     let mut fixture = Fixture::new();
     fixture.add(0..2);

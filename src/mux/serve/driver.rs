@@ -34,6 +34,8 @@ pub(super) struct Driver<'r, S, P> {
     clock: Clock,
     timer: Timer,
     pace: Pace,
+    /// Streams were reset because nobody reads their input, which is said once.
+    overflowed: bool,
     /// Frames that came in this wake-up.
     frames_read: u32,
     /// Calls that are being looked at in this turn.
@@ -74,6 +76,7 @@ where
             clock,
             timer: Timer::default(),
             pace: Pace::default(),
+            overflowed: false,
             frames_read: 0,
             ready: Vec::new(),
             waiting_for_room: VecDeque::new(),
@@ -185,7 +188,10 @@ where
         slot.cell.lock().transport.on_bytes(data);
         self.advance(id);
         if self.held > SESSION_RECEIVE_BUFFER && self.recount_held() > SESSION_RECEIVE_BUFFER {
-            tracing::warn!(%id, "too much unread input in one session; stream reset");
+            if !std::mem::replace(&mut self.overflowed, true) {
+                tracing::warn!(%id, "too much unread input in one session; its streams are reset");
+            }
+            self.pace.charge_overflow(self.clock.monotonic());
             self.session.reset(id);
             self.abort(id, TransportError::Reset);
         }

@@ -19,6 +19,9 @@ pub const MAX_PINGS_PER_SECOND: u32 = 1_024;
 /// stream that it may open.
 pub const MAX_FRAMES_PER_SECOND: u32 = 262_144;
 
+/// Streams that one session may lose in a second because nobody reads their input: each costs a look at all the others.
+pub const MAX_OVERFLOWS_PER_SECOND: u32 = 64;
+
 /// How far a peer may be ahead: a second's worth at once. It has passed when the next chunk is read, so one chunk's work
 /// comes on top.
 pub const MAX_AHEAD: Duration = Duration::from_secs(1);
@@ -36,6 +39,15 @@ impl Pace {
         let cost = share(load.opens, MAX_OPENS_PER_SECOND)
             + share(load.pings, MAX_PINGS_PER_SECOND)
             + share(load.frames, MAX_FRAMES_PER_SECOND);
+        self.add(cost, now);
+    }
+
+    /// Takes note of a stream that was reset because nobody reads its input.
+    pub(super) fn charge_overflow(&mut self, now: Instant) {
+        self.add(share(1, MAX_OVERFLOWS_PER_SECOND), now);
+    }
+
+    fn add(&mut self, cost: Duration, now: Instant) {
         self.done = Some(self.done.map_or(now, |done| done.max(now)) + cost);
     }
 
@@ -78,6 +90,22 @@ mod tests {
             pace.charge(times(most + 1), now);
             assert_eq!(pace.wait(now), Some(Duration::from_secs(1) / most), "{most}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_of_streams_that_overflow_passes_and_one_more_waits() {
+        let now = Clock::system().monotonic();
+        let mut pace = Pace::default();
+        for _ in 0..MAX_OVERFLOWS_PER_SECOND {
+            assert_eq!(pace.wait(now), None);
+            pace.charge_overflow(now);
+        }
+        assert_eq!(pace.wait(now), None);
+        pace.charge_overflow(now);
+        assert_eq!(
+            pace.wait(now),
+            Some(Duration::from_secs(1) / MAX_OVERFLOWS_PER_SECOND)
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -108,7 +108,8 @@ mod tests {
 
     #[test]
     fn s1_069_values_and_errors_of_2048_bytes_are_kept_and_longer_ones_cut() {
-        let [fits, long] = [2_048, 2_049].map(|length| "x".repeat(length));
+        let [short, fits, long] = [2_047, 2_048, 2_049].map(|length| "x".repeat(length));
+        assert_eq!(accepted(&short, &short), (short.clone(), short));
         assert_eq!(accepted(&fits, &fits), (fits.clone(), fits.clone()));
         assert_eq!(
             accepted(&long, ""),

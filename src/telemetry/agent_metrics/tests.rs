@@ -273,6 +273,29 @@ async fn an_agent_holds_a_bounded_number_of_series() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn series_are_taken_up_to_their_number_and_size() {
+    for (series, kept) in [
+        (MAX_SERIES - 1, MAX_SERIES - 1),
+        (MAX_SERIES, MAX_SERIES),
+        (MAX_SERIES + 1, MAX_SERIES),
+    ] {
+        let fixture = Fixture::new(&[]);
+        let many: Vec<_> = (0..series).map(|n| gauge(&format!("g{n}"), 1.0, &[])).collect();
+        fixture.update(&many);
+        assert_eq!(fixture.store_size(), kept.to_string());
+    }
+    for (bytes, kept) in [
+        (MAX_SERIES_BYTES - 1, "1"),
+        (MAX_SERIES_BYTES, "1"),
+        (MAX_SERIES_BYTES + 1, "0"),
+    ] {
+        let fixture = Fixture::new(&[]);
+        fixture.update(&[gauge(&"n".repeat(bytes - 4), 1.0, &[("ab", "cd")])]);
+        assert_eq!(fixture.store_size(), kept, "{bytes}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_aggregator_tells_how_long_it_takes() {
     let fixture = Fixture::new(&[]);
     fixture.update(&[]);

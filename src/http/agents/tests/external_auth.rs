@@ -6,6 +6,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::time::advance;
 
 use super::kit::{self, Kit, Remote, driven, linked, provider, provider_at, until};
+use crate::http::agents::MAX_LISTENERS;
 
 const LOGIN: &str = r#"{"access_token":"","token_extra":null,"url":"https://drpcd.example.com/external-auth/p","type":"","username":"","password":""}"#;
 
@@ -251,9 +252,12 @@ async fn listening_ends_with_the_server() {
 #[tokio::test]
 async fn there_is_room_for_so_many_listeners() {
     let kit = Kit::with(kit::SEED, vec![provider("p", "github", None)]).await;
-    let _all = kit.app.exhaust_listeners();
+    let but_one = kit.app.hold_listeners(MAX_LISTENERS - 1);
+    let last = kit.open("external-auth?id=p&listen").await;
+    looked_at(&kit, 1).await;
     kit.get("external-auth?id=p&listen")
         .await
         .assert_json(503, &message("Too many requests wait for external providers."));
     kit.get("external-auth?id=p").await.assert_json(200, LOGIN);
+    drop((but_one, last));
 }

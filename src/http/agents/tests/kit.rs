@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -102,6 +103,11 @@ pub(super) struct Kit {
     stop: CancellationToken,
 }
 
+fn hold(room: &Arc<Semaphore>, count: usize) -> OwnedSemaphorePermit {
+    let count = u32::try_from(count).unwrap();
+    Arc::clone(room).try_acquire_many_owned(count).unwrap()
+}
+
 /// The app, without naming its host.
 pub(super) struct AnyApp(Arc<App<Host>>);
 
@@ -110,18 +116,14 @@ impl AnyApp {
         self.0.close().await;
     }
 
-    /// Takes all room for streams of claims.
-    pub(super) fn exhaust_reinit_streams(&self) -> impl Sized + use<> {
-        let room = Arc::clone(&self.0.bounds.reinit_streams);
-        let all = u32::try_from(room.available_permits()).unwrap();
-        room.try_acquire_many_owned(all).unwrap()
+    /// Takes the room of so many streams of claims.
+    pub(super) fn hold_reinit_streams(&self, count: usize) -> impl Sized + use<> {
+        hold(&self.0.bounds.reinit_streams, count)
     }
 
-    /// Takes all room for listeners.
-    pub(super) fn exhaust_listeners(&self) -> impl Sized + use<> {
-        let room = Arc::clone(&self.0.bounds.listeners);
-        let all = u32::try_from(room.available_permits()).unwrap();
-        room.try_acquire_many_owned(all).unwrap()
+    /// Takes the room of so many listeners.
+    pub(super) fn hold_listeners(&self, count: usize) -> impl Sized + use<> {
+        hold(&self.0.bounds.listeners, count)
     }
 
     /// How many more listeners there is room for.
@@ -129,11 +131,10 @@ impl AnyApp {
         self.0.bounds.listeners.available_permits()
     }
 
-    /// Takes all memory for bodies.
-    pub(super) fn exhaust_body_memory(&self) -> impl Sized + '_ {
-        let room = &self.0.bounds.body_memory;
-        room.try_acquire_many(u32::try_from(room.available_permits()).unwrap())
-            .unwrap()
+    /// Takes so many pieces of the memory for bodies.
+    pub(super) fn hold_body_memory(&self, pieces: usize) -> impl Sized + '_ {
+        let pieces = u32::try_from(pieces).unwrap();
+        self.0.bounds.body_memory.try_acquire_many(pieces).unwrap()
     }
 
     /// How much more memory there is for bodies.

@@ -3,6 +3,8 @@
 use serde_json::{Value, json};
 
 use super::kit::{self, Kit};
+use crate::http::agents::body::PIECE;
+use crate::http::agents::{MAX_BODY, MAX_BODY_MEMORY};
 
 const SOURCE: &str = "11111111-1111-4111-8111-111111111111";
 
@@ -100,6 +102,21 @@ async fn a_body_that_is_no_json_is_refused_in_the_words_of_go() {
 }
 
 #[tokio::test]
+async fn bodies_are_read_up_to_the_limit() {
+    let kit = Kit::new().await;
+    for (size, status) in [(MAX_BODY - 1, 400), (MAX_BODY, 400), (MAX_BODY + 1, 413)] {
+        // Blanks mean nothing to JSON; what was read is refused for its want of lines.
+        let body = json!({ "logs": [] }).to_string();
+        let blanks = " ".repeat(size - body.len());
+        assert_eq!(
+            kit.send("PATCH", "logs", &(body + &blanks)).await.status,
+            status,
+            "{size}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_body_that_is_too_large_is_refused() {
     let kit = Kit::new().await;
     let line = "x".repeat(4 << 20);
@@ -116,11 +133,17 @@ async fn a_body_that_is_too_large_is_refused() {
 async fn bodies_share_a_bounded_memory_and_give_it_back() {
     let kit = Kit::new().await;
     let body = json!({ "logs": [{ "output": "x".repeat(100_000) }] }).to_string();
-    let all = kit.app.exhaust_body_memory();
-    kit.send("PATCH", "logs", &body)
-        .await
-        .assert_json(503, r#"{"message":"Too many large requests are at work."}"#);
-    drop(all);
+    // Room for as much as the body needs, for more, and for a piece less.
+    let pieces = body.len().div_ceil(PIECE);
+    for (room, status) in [(pieces + 1, 200), (pieces, 200), (pieces - 1, 503)] {
+        let others = kit.app.hold_body_memory(MAX_BODY_MEMORY / PIECE - room);
+        let answer = kit.send("PATCH", "logs", &body).await;
+        assert_eq!(answer.status, status, "{room}");
+        if status == 503 {
+            answer.assert_json(503, r#"{"message":"Too many large requests are at work."}"#);
+        }
+        drop(others);
+    }
     let room = kit.app.body_room();
     assert_eq!(kit.send("PATCH", "logs", &body).await.status, 200);
     assert_eq!(kit.app.body_room(), room);

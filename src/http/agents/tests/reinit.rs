@@ -7,6 +7,7 @@ use tokio::net::TcpStream;
 use tokio::time::advance;
 
 use super::kit::{Kit, driven, until};
+use crate::http::agents::MAX_REINIT_STREAMS;
 
 /// An event as an agent's reader takes it, or its error.
 #[derive(Debug, PartialEq, Eq)]
@@ -113,13 +114,15 @@ async fn conn_060_a_stream_stays_open_with_a_ping_every_fifteen_seconds() {
 #[tokio::test]
 async fn conn_061_a_stream_that_is_refused_concerns_nothing_else() {
     let kit = Kit::new().await;
-    let all = kit.app.exhaust_reinit_streams();
+    let but_one = kit.app.hold_reinit_streams(MAX_REINIT_STREAMS - 1);
+    let last = Reader::new(kit.open("reinit").await).await;
     kit.get("reinit")
         .await
         .assert_json(503, r#"{"message":"Too many agents wait for claims."}"#);
     assert_eq!(kit.get("gitsshkey").await.status, 200);
-    drop(all);
+    drop(but_one);
     Reader::new(kit.open("reinit").await).await;
+    drop(last);
 }
 
 #[tokio::test]

@@ -439,12 +439,16 @@ async fn a_flood_of_boundary_logs_is_counted_whole_and_logged_in_part() {
     let fixture = Fixture::new().await;
     let api = fixture.connect().await;
     let (lines, _guard) = Lines::collect();
-    let logs = vec![boundary_log(false, http("")); 5_000];
-    api.report_boundary_logs(proto::ReportBoundaryLogsRequest { logs })
-        .await
-        .unwrap();
-    let lines = lines.take();
-    assert_eq!(lines.len(), 4_097);
-    assert!(lines[4_096].contains("boundary log lines dropped"));
-    assert_eq!(flush_usage(&fixture).await, ["1 1 0 5000"]);
+    for (reported, logged) in [(4_095, 4_095), (4_096, 4_096), (4_097, 4_097), (5_000, 4_097)] {
+        let logs = vec![boundary_log(false, http("")); reported];
+        api.report_boundary_logs(proto::ReportBoundaryLogsRequest { logs })
+            .await
+            .unwrap();
+        let lines = lines.take();
+        assert_eq!(lines.len(), logged);
+        // The last line then says that there were more.
+        let more = lines[logged - 1].contains("boundary log lines dropped");
+        assert_eq!(more, reported > 4_096, "{reported}");
+    }
+    assert_eq!(flush_usage(&fixture).await, ["1 1 0 17288"]);
 }

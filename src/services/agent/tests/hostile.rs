@@ -124,3 +124,23 @@ async fn invalid_utf_8_is_refused_by_the_decoder() {
     let metadata = [&[0x12, 4][..], &bad[..]].concat();
     assert!(proto::BatchUpdateMetadataRequest::decode(&metadata[..]).is_err());
 }
+
+#[tokio::test]
+async fn log_lines_of_a_request_are_looked_at_up_to_the_limit() {
+    let fixture = Fixture::new().await;
+    let api = fixture.connect().await;
+    for (lines, counted) in [(65_535, false), (65_536, false), (65_537, true)] {
+        // Refused in any case, for a source that is none.
+        let request = proto::BatchCreateLogsRequest {
+            log_source_id: vec![1],
+            logs: vec![proto::Log::default(); lines],
+        };
+        let told = text(api.batch_create_logs(request).await);
+        assert_eq!(
+            told.ends_with("log lines in one request exceed 65536"),
+            counted,
+            "{told}"
+        );
+        assert_ne!(told, "ok");
+    }
+}

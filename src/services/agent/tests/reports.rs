@@ -227,6 +227,26 @@ async fn s1_070_keys_over_the_limit_are_refused_and_those_before_it_kept() {
 }
 
 #[tokio::test]
+async fn keys_are_taken_up_to_the_limit_and_no_further() {
+    let fixture = Fixture::new().await;
+    let api = fixture.connect().await;
+    for (bytes, expected) in [
+        (6_143, "ok"),
+        (6_144, "ok"),
+        (6_145, "metadata keys of 6145 bytes exceeded 6144 bytes"),
+    ] {
+        let (first, second) = ("k".repeat(3_000), "l".repeat(bytes - 3_000));
+        let told = api
+            .batch_update_metadata(metadata(&[(&first, ""), (&second, "")]))
+            .await;
+        assert_eq!(
+            told.map_or_else(|error| error.text().to_owned(), |_| "ok".to_owned()),
+            expected
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_metadata_item_without_a_result_is_refused_whole() {
     let fixture = Fixture::new().await;
     let api = fixture.connect().await;

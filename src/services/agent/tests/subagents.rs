@@ -441,6 +441,33 @@ async fn requests_of_too_many_things_are_refused_before_the_store_sees_them() {
 }
 
 #[tokio::test]
+async fn a_sub_agent_may_have_a_thousand_apps_and_display_apps() {
+    let fixture = Fixture::new().await;
+    let api = fixture.connect().await;
+    let told = async |request| {
+        let reply = api.create_sub_agent(request).await;
+        reply.map_or_else(|error| error.text().to_owned(), |_| "ok".to_owned())
+    };
+    for (count, apps, display_apps) in [
+        (999, "ok", "ok"),
+        (1_000, "ok", "ok"),
+        (
+            1_001,
+            "field: apps detail: 1001 apps exceed 1000",
+            "field: display_apps detail: 1001 display apps exceed 1000",
+        ),
+    ] {
+        let request_with_apps = with_apps(&format!("apps-{count}"), vec![app("x"); count]);
+        assert_eq!(told(request_with_apps).await, apps);
+        let request = proto::CreateSubAgentRequest {
+            display_apps: vec![0; count],
+            ..request(&format!("display-{count}"))
+        };
+        assert_eq!(told(request).await, display_apps);
+    }
+}
+
+#[tokio::test]
 async fn sub_agents_cost_no_more_statements_than_the_originals() {
     let fixture = Fixture::new().await;
     let api = fixture.connect().await;

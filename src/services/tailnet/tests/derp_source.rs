@@ -247,8 +247,11 @@ async fn a_first_map_that_cannot_be_served_is_an_error_in_the_originals_words() 
     assert!(error().await.to_string().starts_with("unmarshal derpmap: "));
     std::fs::write(&path, "{}").unwrap();
     assert!(matches!(error().await, DerpError::Map(DerpMapError::NoRegions)));
-    std::fs::write(&path, " ".repeat(MAX_SIZE + 1)).unwrap();
-    assert!(matches!(error().await, DerpError::TooLarge { .. }));
+    for (size, too_large) in [(MAX_SIZE - 1, false), (MAX_SIZE, false), (MAX_SIZE + 1, true)] {
+        std::fs::write(&path, " ".repeat(size)).unwrap();
+        let told = matches!(error().await, DerpError::TooLarge { .. });
+        assert_eq!(told, too_large, "{size}");
+    }
 }
 
 #[tokio::test]

@@ -93,6 +93,27 @@ async fn a_hundred_thousand_tunnels_are_as_many_as_one_may_have() {
 }
 
 #[tokio::test]
+async fn tunnels_are_added_up_to_the_limit() {
+    for (wanted, refused) in [(16_383, 0), (16_384, 0), (16_385, 1)] {
+        let (fixture, ..) = scene().await;
+        let greedy = fixture.coordinate(PeerId(Uuid::from_u128(0xface)), Authority::Unrestricted);
+        for number in 0..wanted {
+            greedy.send(&add_tunnel(&u128::to_be_bytes(number)));
+        }
+        while greedy.caller.has_requests() {
+            tokio::task::yield_now().await;
+        }
+        let errors = greedy
+            .replies()
+            .await
+            .iter()
+            .filter(|reply| !reply.error.is_empty())
+            .count();
+        assert_eq!(errors, refused, "{wanted}");
+    }
+}
+
+#[tokio::test]
 async fn readiness_for_strangers_reaches_nobody() {
     let (_fixture, agent, client, villain) = scene().await;
     let strangers = [AGENT.0.as_u128(), 2].into_iter().chain(1_000..11_000);

@@ -152,3 +152,23 @@ async fn what_a_client_sends_in_excess_is_counted_and_not_kept() {
     let (seen, dropped) = posted((0..15).map(|_| full()).collect()).await;
     assert_eq!((seen.len(), dropped), (10_000, 5_000));
 }
+
+#[tokio::test]
+async fn events_of_a_request_are_read_up_to_the_limit() {
+    use prost::Message as _;
+    for (sent, kept) in [
+        (MAX_TELEMETRY_EVENTS - 1, MAX_TELEMETRY_EVENTS - 1),
+        (MAX_TELEMETRY_EVENTS, MAX_TELEMETRY_EVENTS),
+        (MAX_TELEMETRY_EVENTS + 1, MAX_TELEMETRY_EVENTS),
+    ] {
+        // As it comes from the wire, where each event is a field of its own.
+        let field = |number| {
+            let event = event(number).encode_to_vec();
+            [&[0x0a, u8::try_from(event.len()).unwrap()], &event[..]].concat()
+        };
+        let bytes = (0..sent as u128).map(field).collect::<Vec<_>>().concat();
+        let request = TelemetryRequest::decode(&bytes[..]).unwrap();
+        let (seen, dropped) = posted(vec![request]).await;
+        assert_eq!((seen.len(), dropped), (kept, (sent - kept) as u64));
+    }
+}
