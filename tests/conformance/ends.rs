@@ -23,6 +23,7 @@ cases! {
         peer.stream();
         peer.packets(&[invoke(1, 1, "/t/Chat"), text(1, 2, "a")]);
         peer.expect(&[text(1, 1, "a")]);
+        peer.await_note("Chat sent a");
         peer.finish();
         peer.await_note("Chat recv: 0 context canceled");
 
@@ -48,6 +49,8 @@ cases! {
             peer.stream();
             peer.packets(&[invoke(1, 1, "/t/Chat"), text(1, 2, "a")]);
             peer.expect(&[text(1, 1, "a")]);
+            // Else the end could meet what is still being sent, although it has arrived.
+            peer.await_notes("Chat sent a", times);
             peer.packets(&[packet]);
             peer.await_notes("Chat recv: 0 context canceled", times);
             peer.expect_nothing();

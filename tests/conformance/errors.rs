@@ -86,6 +86,7 @@ cases! {
         peer.stream();
         peer.packets(&[invoke(1, 1, "/t/Chat"), text(1, 2, "a")]);
         peer.expect(&[text(1, 1, "a")]);
+        peer.await_note("Chat sent a");
         peer.packets(&[error(1, 3, 7, "enough")]);
         peer.await_note("Chat recv: 7 enough");
         peer.expect_nothing();
@@ -96,6 +97,7 @@ cases! {
         peer.stream();
         peer.packets(&[invoke(1, 1, "/t/Chat"), text(1, 2, "a")]);
         peer.expect(&[text(1, 1, "a")]);
+        peer.await_note("Chat sent a");
         peer.packets(&[drpc(3, true, 1, 3, b"abc")]);
         peer.await_note("Chat recv: 0 abc (drpcwire note: invalid error data)");
         peer.finish();

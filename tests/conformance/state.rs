@@ -76,6 +76,7 @@ cases! {
         peer.stream();
         peer.packets(&[invoke(1, 1, "/t/Chat"), text(1, 2, "a")]);
         peer.expect(&[text(1, 1, "a")]);
+        peer.await_note("Chat sent a");
         peer.packets(&[close(1, 3)]);
         peer.await_note("Chat eof");
         peer.expect_nothing();

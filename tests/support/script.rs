@@ -287,7 +287,11 @@ async fn chat(notes: Notes, mut requests: Inbound<Text>, mut replies: Outbound<T
             "count" => count(&mut replies, rest).await,
             _ => {
                 notes.note(format!("Chat got {request}"));
-                replies.send(&request).await
+                let sent = replies.send(&request).await;
+                if sent.is_ok() {
+                    notes.note(format!("Chat sent {request}"));
+                }
+                sent
             }
         };
         if let Err(status) = sent {

@@ -247,7 +247,9 @@ func chat(s *Service, stream drpc.Stream) error {
 			err = count(stream, rest)
 		default:
 			s.Note("Chat got %s", request.GetValue())
-			err = stream.MsgSend(&request, encoding{})
+			if err = stream.MsgSend(&request, encoding{}); err == nil {
+				s.Note("Chat sent %s", request.GetValue())
+			}
 		}
 		if err != nil {
 			s.Note("Chat send: %v", err)
