@@ -1,4 +1,7 @@
-//! A store that fails when a test says so, around a real one.
+//! A store that fails when a test says so, around a real one; and Postgres for tests.
+
+#[path = "../../tests/support/postgres.rs"]
+pub(crate) mod postgres;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};

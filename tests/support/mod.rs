@@ -7,6 +7,7 @@
 pub mod client;
 pub mod http;
 pub mod peer;
+pub mod postgres;
 pub mod proxy;
 pub mod raw;
 pub mod script;

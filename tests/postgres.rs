@@ -1,0 +1,152 @@
+//! The test bed for Postgres: what `tests/support/postgres.rs` promises.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
+
+mod support;
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use sqlx::{Connection as _, PgConnection, Row as _};
+use support::eventually;
+use support::postgres::{Database, Server, Shutdown, Template, apart};
+
+/// Makes [`victim`] one.
+const VICTIM: &str = "DRPCD_TEST_VICTIM";
+
+/// The first value of a query.
+fn value(url: &str, sql: &'static str) -> Result<String, sqlx::Error> {
+    apart(async || {
+        let mut connection = PgConnection::connect(url).await?;
+        let row = sqlx::query(sql).fetch_one(&mut connection).await?;
+        row.try_get(0)
+    })
+}
+
+#[test]
+fn databases_are_apart_and_dropped() {
+    let (Some(one), Some(other)) = (Database::new(), Database::new()) else {
+        return;
+    };
+    one.execute("CREATE TABLE notes (note text); INSERT INTO notes VALUES ('mine')");
+    assert_eq!(value(one.url(), "SELECT note FROM notes").unwrap(), "mine");
+    assert!(value(other.url(), "SELECT note FROM notes").is_err());
+    let gone = one.url().to_owned();
+    drop(one);
+    assert!(value(&gone, "SELECT 'there'").is_err());
+}
+
+#[test]
+fn a_template_is_filled_once_and_copied() {
+    let template = Template::new(async |url| {
+        let mut connection = PgConnection::connect(&url).await.unwrap();
+        let table = "CREATE TABLE notes (note text); INSERT INTO notes VALUES ('from the template')";
+        sqlx::raw_sql(table).execute(&mut connection).await.unwrap();
+    });
+    let Some(template) = template else { return };
+    let (one, other) = (template.database(), template.database());
+    one.execute("DELETE FROM notes");
+    assert_eq!(
+        value(other.url(), "SELECT note FROM notes").unwrap(),
+        "from the template"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn paused_time_stands_still_meanwhile() {
+    let before = tokio::time::Instant::now();
+    let Some(database) = Database::new() else { return };
+    database.execute("SELECT pg_sleep(0.01)");
+    drop(database);
+    assert_eq!(before.elapsed(), Duration::ZERO);
+}
+
+#[test]
+fn a_server_stops_starts_and_pauses() {
+    let Some(mut server) = Server::new() else { return };
+    let database = server.database();
+    database.execute("CREATE TABLE notes (note text)");
+    let read = || value(database.url(), "SELECT string_agg(note, ' ') FROM notes");
+    for (how, note) in [(Shutdown::Fast, "fast"), (Shutdown::Immediate, "immediate")] {
+        database.execute(&format!("INSERT INTO notes VALUES ('{note}')"));
+        server.stop(how);
+        assert!(read().is_err(), "{how:?}");
+        server.start();
+    }
+    assert_eq!(read().unwrap(), "fast immediate", "what was committed is there");
+
+    server.pause();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            read().unwrap();
+            done.store(true, std::sync::atomic::Ordering::SeqCst);
+        });
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(
+            !done.load(std::sync::atomic::Ordering::SeqCst),
+            "a paused server answers"
+        );
+        server.resume();
+    });
+    let directory = server.socket_directory().to_owned();
+    server.pause();
+    drop(server);
+    assert!(!directory.exists());
+}
+
+/// Not a test: what the next one starts, with this variable, and kills.
+#[test]
+#[ignore = "runs only within another test"]
+fn victim() {
+    if std::env::var_os(VICTIM).is_none() {
+        return;
+    }
+    let Some(server) = Server::new() else { return };
+    let pid = std::fs::read_to_string(server.socket_directory().join("data/postmaster.pid")).unwrap();
+    println!(
+        "{} {}",
+        pid.lines().next().unwrap(),
+        server.socket_directory().display()
+    );
+    std::thread::sleep(Duration::from_secs(60));
+}
+
+#[test]
+fn nothing_is_left_of_a_test_that_is_killed() {
+    let mut victim = Command::new(std::env::current_exe().unwrap());
+    victim.args(["victim", "--exact", "--ignored", "--nocapture"]);
+    let mut victim = victim.env(VICTIM, "1").stdout(Stdio::piped()).spawn().unwrap();
+    let lines = std::io::BufRead::lines(std::io::BufReader::new(victim.stdout.take().unwrap()));
+    let mut lines = lines.map(Result::unwrap).filter_map(|line| {
+        let (pid, directory) = line.split_once(" /")?;
+        Some((pid.rsplit(' ').next()?.to_owned(), format!("/{directory}")))
+    });
+    let found = lines.next();
+    victim.kill().unwrap();
+    victim.wait().unwrap();
+    // Without Postgres it had none.
+    let Some((pid, directory)) = found else { return };
+    assert!(pid.parse::<u32>().is_ok(), "{pid}");
+    eventually(|| !Path::new(&directory).exists() && !Path::new("/proc").join(&pid).exists()).unwrap();
+}
+
+/// What a test pays; printed, not judged.
+#[test]
+#[ignore = "a measurement"]
+fn cost() {
+    const COUNT: u32 = 20;
+    let start = Instant::now();
+    let Some(first) = Database::new() else { return };
+    println!("first database: {:?}", start.elapsed());
+    let start = Instant::now();
+    drop(first);
+    println!("dropped: {:?}", start.elapsed());
+    let start = Instant::now();
+    let databases: Vec<_> = (0..COUNT).map(|_| Database::new()).collect();
+    println!("each further: {:?}", start.elapsed() / COUNT);
+    let start = Instant::now();
+    drop(databases);
+    println!("each drop: {:?}", start.elapsed() / COUNT);
+}
