@@ -25,8 +25,8 @@ use crate::coordinator::MemoryCoordinator;
 use crate::http::{self, App, BUILD_VERSION, Listener};
 use crate::seed::Seed;
 use crate::services::tailnet::derp::DerpError;
-use crate::store::sqlite::{self, OpenError, SqliteOptions, SqliteStore};
-use crate::store::{SeededAgent, Store, StoreError};
+use crate::store::sqlite::{self, OpenError, SqliteOptions};
+use crate::store::{SeededAgent, SqlStore, Store, StoreError};
 use memory::MemoryBudget;
 use parts::Parts;
 use session::Host;
@@ -79,12 +79,12 @@ pub enum ShutdownError {
 }
 
 /// Opens the store that a configuration names.
-pub async fn open_store(config: &CommonConfig) -> Result<SqliteStore, OpenError> {
+pub async fn open_store(config: &CommonConfig) -> Result<SqlStore, OpenError> {
     let synchronous = match config.sqlite_synchronous {
         Synchronous::Normal => sqlite::Synchronous::Normal,
         Synchronous::Full => sqlite::Synchronous::Full,
     };
-    SqliteStore::open(
+    sqlite::open(
         &config.data_dir,
         SqliteOptions {
             synchronous,

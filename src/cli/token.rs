@@ -10,7 +10,7 @@ use crate::client_token::{ClientToken, ClientTokenId};
 use crate::clock::Clock;
 use crate::config::CommonConfig;
 use crate::server;
-use crate::store::sqlite::SqliteStore;
+use crate::store::SqlStore;
 use crate::store::{ClientTokenEntry, Store as _, StoreError};
 use crate::telemetry::logs::{self, LogConfig};
 
@@ -108,7 +108,7 @@ pub(super) fn run(args: &TokenArgs) -> Result<(), Failure> {
 
 async fn with_store<T>(
     common: &CommonConfig,
-    work: impl AsyncFnOnce(&SqliteStore) -> Result<T, StoreError>,
+    work: impl AsyncFnOnce(&SqlStore) -> Result<T, StoreError>,
 ) -> Result<Result<T, StoreError>, Failure> {
     let store = server::open_store(common).await.map_err(Failure::failed)?;
     let result = work(&store).await;

@@ -6,6 +6,8 @@
 mod error;
 mod events;
 mod model;
+pub mod postgres;
+mod sql;
 pub mod sqlite;
 mod status;
 #[cfg(test)]
@@ -19,6 +21,7 @@ use async_trait::async_trait;
 pub use error::{StoreError, Violation};
 pub use events::Invalidation;
 pub use model::*;
+pub use sql::SqlStore;
 pub use status::AgentStatus;
 pub use workspace_events::{InvalidEvent, WorkspaceEvent, WorkspaceEventKind};
 

@@ -1,5 +1,6 @@
 //! A store that fails when a test says so, around a real one; and Postgres for tests.
 
+mod place;
 #[path = "../../tests/support/postgres.rs"]
 pub(crate) mod postgres;
 
@@ -7,11 +8,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _};
-use tempfile::TempDir;
+pub(crate) use place::{Engine, Place, Raw};
 
-use super::sqlite::{SqliteOptions, SqliteStore};
+use super::SqlStore;
 use super::{
     Agent, AgentStat, Authenticated, Autostart, BoundaryUsage, BuildReadiness, ConnectionChange,
     ConnectionLog, Expired, LifecycleUpdate, LogBatch, LogSource, LogsInserted, ManifestParts, MetadataValue,
@@ -36,15 +35,15 @@ pub(crate) const EXAMPLE: &str = include_str!("../../examples/seed.yaml");
 /// 2026-03-20T12:00:00Z.
 pub(crate) const NOW: Timestamp = Timestamp::from_micros(1_774_008_000_000_000);
 
-/// A real store in a directory of its own, some of whose methods fail.
+/// A real store in a place of its own, on the engine that `DRPCD_TEST_STORE` names, some of whose methods fail.
 #[derive(Debug)]
 pub(crate) struct FaultyStore {
-    real: SqliteStore,
+    real: SqlStore,
     faults: Mutex<HashMap<&'static str, StoreError>>,
     lost: Mutex<HashMap<&'static str, StoreError>>,
     stalled: Mutex<HashSet<&'static str>>,
     calls: Mutex<HashMap<&'static str, usize>>,
-    directory: TempDir,
+    place: Place,
 }
 
 impl FaultyStore {
@@ -56,10 +55,8 @@ impl FaultyStore {
 
     /// A store with a seed, and its agents.
     pub(crate) async fn of(seed: &str) -> (Arc<Self>, Vec<SeededAgent>) {
-        let directory = tempfile::tempdir().unwrap();
-        let real = SqliteStore::open(directory.path(), SqliteOptions::default())
-            .await
-            .unwrap();
+        let place = Place::new(Engine::of_environment());
+        let real = place.open().await;
         let seed = Seed::parse("seed.yaml", seed).unwrap();
         let agents = real.seed(&seed, NOW).await.unwrap();
         let store = Self {
@@ -68,7 +65,7 @@ impl FaultyStore {
             lost: Mutex::default(),
             stalled: Mutex::default(),
             calls: Mutex::default(),
-            directory,
+            place,
         };
         (Arc::new(store), agents)
     }
@@ -100,17 +97,9 @@ impl FaultyStore {
 
     /// The first column of the rows of a query, as text.
     pub(crate) async fn query(&self, sql: &str) -> Vec<String> {
-        let options = SqliteConnectOptions::new().filename(self.directory.path().join("drpcd.db"));
-        let mut connection = options.connect().await.unwrap();
-        let rows = sqlx::query(AssertSqlSafe(sql.to_owned()))
-            .fetch_all(&mut connection)
-            .await
-            .unwrap();
-        rows.iter()
-            .map(|row| match row.try_get::<i64, _>(0) {
-                Ok(number) => number.to_string(),
-                Err(_) => row.get::<Option<String>, _>(0).unwrap_or_default(),
-            })
+        let rows = self.place.connect().await.query(sql).await;
+        rows.into_iter()
+            .map(|mut row| row.swap_remove(0).unwrap_or_default())
             .collect()
     }
 

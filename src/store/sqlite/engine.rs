@@ -1,96 +1,22 @@
-//! Connections to one database file: a single writer, a few readers, and every statement counted by name.
+//! Connections to one database file: a single writer, a few readers.
 //!
 //! Owns what may run at the same time, what happens to a connection whose transaction did not end, and what is known of
 //! the file's health. Knows no table.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use sqlx::query::Query;
-use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteRow};
-use sqlx::{ConnectOptions as _, Connection as _, Sqlite};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteRow};
+use sqlx::{ConnectOptions as _, Connection as _};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::error::{is_read_only, store_error};
 use super::health::Health;
+use super::value::query;
 use crate::store::StoreError;
-
-/// One statement and the name under which it is counted.
-#[derive(Debug)]
-pub(super) struct Statement {
-    pub(super) name: &'static str,
-    pub(super) sql: &'static str,
-}
-
-impl Statement {
-    /// The statement with its first argument.
-    pub(super) fn bind<'q, T>(&'static self, value: T) -> Call<'q>
-    where
-        T: sqlx::Encode<'q, Sqlite> + sqlx::Type<Sqlite> + 'q,
-    {
-        self.call().bind(value)
-    }
-
-    /// The statement without arguments so far.
-    pub(super) fn call<'q>(&'static self) -> Call<'q> {
-        Call {
-            statement: self,
-            query: sqlx::query(self.sql),
-        }
-    }
-}
-
-/// Declares statements, and lists them for the counters and for the test that prepares each.
-macro_rules! statements {
-    ($($(#[$doc:meta])* $constant:ident = $name:literal: $sql:expr;)*) => {
-        $($(#[$doc])* static $constant: $crate::store::sqlite::engine::Statement =
-            $crate::store::sqlite::engine::Statement { name: $name, sql: $sql };)*
-
-        /// Every statement of this module.
-        pub(in $crate::store::sqlite) static STATEMENTS: &[&$crate::store::sqlite::engine::Statement] = &[$(&$constant),*];
-    };
-}
-pub(super) use statements;
-
-/// A statement with its arguments.
-pub(super) struct Call<'q> {
-    statement: &'static Statement,
-    query: Query<'q, Sqlite, SqliteArguments>,
-}
-
-impl<'q> Call<'q> {
-    /// Adds the next argument.
-    pub(super) fn bind<T>(mut self, value: T) -> Self
-    where
-        T: sqlx::Encode<'q, Sqlite> + sqlx::Type<Sqlite> + 'q,
-    {
-        self.query = self.query.bind(value);
-        self
-    }
-}
-
-/// What a statement that returns no rows did.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Done {
-    /// Rows inserted, updated or deleted.
-    pub(super) rows: u64,
-    /// Row id of the last inserted row of the connection.
-    pub(super) last_id: i64,
-}
-
-/// How often each statement ran.
-#[derive(Debug)]
-struct Counters(BTreeMap<&'static str, AtomicU64>);
-
-impl Counters {
-    fn count(&self, statement: &Statement) {
-        if let Some(counter) = self.0.get(statement.name) {
-            counter.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
+use crate::store::sql::database::Done;
+use crate::store::sql::value::Value;
 
 /// Connections of one kind. At most `limit` exist; further callers wait in order of arrival, and how long is theirs to
 /// bound: dropping the wait is safe.
@@ -129,16 +55,12 @@ impl Slots {
         self.idle().push(connection);
     }
 
-    async fn acquire<'d>(&'d self, counters: &'d Counters) -> Result<Session<'d>, StoreError> {
+    async fn acquire(&self) -> Result<Session<'_>, StoreError> {
         let permit = self.permits.acquire().await.map_err(|_| closed())?;
-        self.session(permit, counters).await
+        self.session(permit).await
     }
 
-    async fn session<'d>(
-        &'d self,
-        permit: SemaphorePermit<'d>,
-        counters: &'d Counters,
-    ) -> Result<Session<'d>, StoreError> {
+    async fn session<'d>(&'d self, permit: SemaphorePermit<'d>) -> Result<Session<'d>, StoreError> {
         let idle = self.idle().pop();
         let connection = if let Some(connection) = idle {
             connection
@@ -150,7 +72,6 @@ impl Slots {
         };
         Ok(Session {
             slots: self,
-            counters,
             connection: Some(connection),
             unfinished: false,
             written: false,
@@ -181,10 +102,9 @@ impl Slots {
 }
 
 /// One database file.
-pub(super) struct Database {
+pub(in crate::store) struct Database {
     writer: Slots,
     readers: Slots,
-    counters: Counters,
     health: Arc<Health>,
 }
 
@@ -201,7 +121,6 @@ impl Database {
         writer_options: SqliteConnectOptions,
         reader_options: SqliteConnectOptions,
         readers: u32,
-        statements: impl Iterator<Item = &'static Statement>,
     ) -> Self {
         let health = Arc::new(Health::new(writer_options.get_filename().to_owned()));
         let slot = Slots::new(1, writer_options, true, Arc::clone(&health));
@@ -210,29 +129,28 @@ impl Database {
             writer: slot,
             readers: Slots::new(readers, reader_options, false, Arc::clone(&health)),
             health,
-            counters: Counters(statements.map(|s| (s.name, AtomicU64::new(0))).collect()),
         }
     }
 
     /// A connection for reading; statements on it see one snapshot each.
-    pub(super) async fn read(&self) -> Result<Session<'_>, StoreError> {
-        self.readers.acquire(&self.counters).await
+    pub(in crate::store) async fn read(&self) -> Result<Session<'_>, StoreError> {
+        self.readers.acquire().await
     }
 
     /// A connection for reading whose statements all see the same snapshot; must be finished.
-    pub(super) async fn snapshot(&self) -> Result<Session<'_>, StoreError> {
+    pub(in crate::store) async fn snapshot(&self) -> Result<Session<'_>, StoreError> {
         let mut session = self.read().await?;
         session.begin("BEGIN").await?;
         Ok(session)
     }
 
     /// The writing connection, for one statement that is a transaction of its own.
-    pub(super) async fn write(&self) -> Result<Session<'_>, StoreError> {
-        self.writer.acquire(&self.counters).await
+    pub(in crate::store) async fn write(&self) -> Result<Session<'_>, StoreError> {
+        self.writer.acquire().await
     }
 
     /// The writing connection within a transaction that holds the database's write lock; must be finished.
-    pub(super) async fn transaction(&self) -> Result<Session<'_>, StoreError> {
+    pub(in crate::store) async fn transaction(&self) -> Result<Session<'_>, StoreError> {
         let mut session = self.write().await?;
         session.begin("BEGIN IMMEDIATE").await?;
         Ok(session)
@@ -240,43 +158,29 @@ impl Database {
 
     /// Succeeds unless it is known that nothing can be written. While that is so, whoever finds the writing connection
     /// free tries again; the others are told at once, so that nobody queues up behind a store that is away.
-    pub(super) async fn expect_writable(&self) -> Result<(), StoreError> {
+    pub(in crate::store) async fn expect_writable(&self) -> Result<(), StoreError> {
         let Some(error) = self.write_error() else {
             return Ok(());
         };
         match self.writer.permits.try_acquire() {
-            Ok(permit) => self.writer.session(permit, &self.counters).await?.probe().await,
+            Ok(permit) => self.writer.session(permit).await?.probe().await,
             Err(_) => Err(error),
         }
     }
 
     /// Why the last write failed, if none has succeeded since.
-    pub(super) fn write_error(&self) -> Option<StoreError> {
+    pub(in crate::store) fn write_error(&self) -> Option<StoreError> {
         self.health.write_error()
     }
 
     /// Succeeds when the file takes a write, and none of it was found damaged.
-    pub(super) async fn probe(&self) -> Result<(), StoreError> {
+    pub(in crate::store) async fn probe(&self) -> Result<(), StoreError> {
         self.health.check_intact()?;
         self.write().await?.probe().await
     }
 
-    /// How many connections for writing were opened so far.
-    pub(super) fn writers_opened(&self) -> u64 {
-        self.writer.opened.load(Ordering::Relaxed)
-    }
-
-    /// How often each statement ran, by name.
-    pub(super) fn statements(&self) -> Vec<(&'static str, u64)> {
-        self.counters
-            .0
-            .iter()
-            .map(|(name, count)| (*name, count.load(Ordering::Relaxed)))
-            .collect()
-    }
-
     /// Waits for running sessions and closes the file.
-    pub(super) async fn close(&self) {
+    pub(in crate::store) async fn close(&self) {
         self.readers.close().await;
         // SQLite does this when the last connection is closed; one that was given up may be a moment late for it, and then
         // the file by itself would not be whole. What stands in the way is not waited for.
@@ -295,9 +199,8 @@ fn closed() -> StoreError {
 
 /// The use of one connection. Dropped within a transaction (an error on the way, or the caller gave up), it takes the
 /// connection with it: SQLite then rolls back, whatever state the connection was in.
-pub(super) struct Session<'d> {
+pub(in crate::store) struct Session<'d> {
     slots: &'d Slots,
-    counters: &'d Counters,
     /// Gone only while the session is dropped.
     connection: Option<SqliteConnection>,
     /// Within a transaction.
@@ -311,9 +214,12 @@ pub(super) struct Session<'d> {
 
 impl Session<'_> {
     /// Runs a statement that returns no rows.
-    pub(super) async fn execute(&mut self, call: Call<'_>) -> Result<Done, StoreError> {
-        self.counters.count(call.statement);
-        let result = call.query.execute(self.connection()?).await;
+    pub(in crate::store) async fn execute(
+        &mut self,
+        sql: &'static str,
+        arguments: Vec<Value<'_>>,
+    ) -> Result<Done, StoreError> {
+        let result = query(sql, arguments).execute(self.connection()?).await;
         let done = self.check(result)?;
         if done.rows_affected() > 0 {
             self.written = true;
@@ -328,26 +234,33 @@ impl Session<'_> {
     }
 
     /// Runs a statement for its first row.
-    pub(super) async fn optional(&mut self, call: Call<'_>) -> Result<Option<SqliteRow>, StoreError> {
-        self.counters.count(call.statement);
-        let result = call.query.fetch_optional(self.connection()?).await;
+    pub(in crate::store) async fn optional(
+        &mut self,
+        sql: &'static str,
+        arguments: Vec<Value<'_>>,
+    ) -> Result<Option<SqliteRow>, StoreError> {
+        let result = query(sql, arguments).fetch_optional(self.connection()?).await;
         self.check(result)
-    }
-
-    /// Runs a statement for its one row.
-    pub(super) async fn one(&mut self, call: Call<'_>) -> Result<SqliteRow, StoreError> {
-        self.optional(call).await?.ok_or(StoreError::NoRows)
     }
 
     /// Runs a statement for all its rows.
-    pub(super) async fn all(&mut self, call: Call<'_>) -> Result<Vec<SqliteRow>, StoreError> {
-        self.counters.count(call.statement);
-        let result = call.query.fetch_all(self.connection()?).await;
+    pub(in crate::store) async fn all(
+        &mut self,
+        sql: &'static str,
+        arguments: Vec<Value<'_>>,
+    ) -> Result<Vec<SqliteRow>, StoreError> {
+        let result = query(sql, arguments).fetch_all(self.connection()?).await;
         self.check(result)
     }
 
-    /// Reads an integer PRAGMA, which is not counted.
-    pub(super) async fn pragma(&mut self, sql: &'static str) -> Result<i64, StoreError> {
+    /// A mark that moves when another process has committed: which connection for writing it is of, and its number.
+    pub(in crate::store) async fn data_version(&mut self) -> Result<(u64, i64), StoreError> {
+        let version = self.pragma("PRAGMA data_version").await?;
+        Ok((self.slots.opened.load(Ordering::Relaxed), version))
+    }
+
+    /// Reads an integer PRAGMA.
+    pub(in crate::store) async fn pragma(&mut self, sql: &'static str) -> Result<i64, StoreError> {
         let result = sqlx::query_scalar(sql).fetch_one(self.connection()?).await;
         self.check(result)
     }
@@ -364,7 +277,10 @@ impl Session<'_> {
     }
 
     /// Ends the transaction: commits what succeeded, undoes what failed.
-    pub(super) async fn finish<T>(mut self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
+    pub(in crate::store) async fn finish<T>(
+        mut self,
+        outcome: Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let outcome = match outcome {
             Ok(value) => self.control("COMMIT").await.map(|()| {
                 self.stored();
@@ -394,7 +310,7 @@ impl Session<'_> {
         }
     }
 
-    /// Transaction control, which is not counted.
+    /// Transaction control.
     async fn control(&mut self, sql: &'static str) -> Result<(), StoreError> {
         let result = sqlx::query(sql).execute(self.connection()?).await;
         self.check(result).map(|_| ())

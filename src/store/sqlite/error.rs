@@ -37,7 +37,7 @@ pub(super) fn is_damage(error: &sqlx::Error) -> bool {
 }
 
 /// Sorts an error into the store's kinds. SQLite's texts name constraints and columns, never values.
-pub(super) fn store_error(error: &sqlx::Error) -> StoreError {
+pub(in crate::store) fn store_error(error: &sqlx::Error) -> StoreError {
     let text = match error {
         sqlx::Error::RowNotFound => return StoreError::NoRows,
         sqlx::Error::Database(answer) => answer.message().to_owned(),

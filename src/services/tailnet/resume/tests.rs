@@ -1,7 +1,7 @@
 //! Resume tokens: what a good one says, and that nothing else passes for one.
 
 use super::*;
-use crate::store::sqlite::{SqliteOptions, SqliteStore};
+use crate::store::sqlite::{self, SqliteOptions};
 use crate::store::testing::{FaultyStore, NOW};
 
 const PEER: PeerId = PeerId(Uuid::from_u128(7));
@@ -110,7 +110,7 @@ async fn garbage_is_refused() {
 async fn all_processes_on_a_store_share_its_key_also_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let open = || async {
-        let store = SqliteStore::open(dir.path(), SqliteOptions::default()).await;
+        let store = sqlite::open(dir.path(), SqliteOptions::default()).await;
         store.unwrap()
     };
     let (one, two) = (open().await, open().await);

@@ -1,0 +1,304 @@
+//! Connections to one Postgres database: a bounded pool, and what happens to a connection whose transaction did not end.
+//!
+//! Owns how long a statement may take and what is known of the database's readiness to write. Knows no table.
+
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnection, PgPool, PgRow};
+use sqlx::{Postgres, Row as _};
+
+use super::error::{ends_connection, is_disk, is_read_only, store_error};
+use super::value::query;
+use crate::clock::Clock;
+use crate::store::StoreError;
+use crate::store::sql::database::Done;
+use crate::store::sql::value::Value;
+
+/// How long a statement may take. The largest batch takes some hundred milliseconds; an answer that does not come at all
+/// is a connection that is dead and does not know it.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Says whether the database is a standby or was set to read only.
+const PROBE: &str =
+    "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::bool AS read_only";
+
+/// The number of the lock is the text `drpcd` in hexadecimal.
+const BEGIN_EXCLUSIVE: &str = "BEGIN; SELECT pg_advisory_xact_lock(x'6472706364'::bigint)";
+
+/// One database.
+#[derive(Debug)]
+pub(in crate::store) struct Database {
+    pool: PgPool,
+    clock: Clock,
+    /// What keeps the database from being written, until a write succeeds.
+    fault: Mutex<Option<WriteFault>>,
+}
+
+/// Why a write was refused that a later one may not be.
+#[derive(Clone, Debug)]
+struct WriteFault {
+    error: StoreError,
+    /// It is a standby now; otherwise its disk is full or fails.
+    read_only: bool,
+}
+
+impl Database {
+    pub(super) fn new(pool: PgPool, clock: Clock) -> Self {
+        Self {
+            pool,
+            clock,
+            fault: Mutex::default(),
+        }
+    }
+
+    /// A connection; each statement on it is a transaction of its own.
+    pub(in crate::store) async fn session(&self) -> Result<Session<'_>, StoreError> {
+        let connection = self.pool.acquire().await.map_err(|error| self.failed(&error))?;
+        Ok(Session {
+            database: self,
+            connection: Some(connection),
+            unfinished: false,
+            waiting: false,
+            written: false,
+            lost: false,
+        })
+    }
+
+    /// A connection whose statements all see the same snapshot; must be finished.
+    pub(in crate::store) async fn snapshot(&self) -> Result<Session<'_>, StoreError> {
+        let mut session = self.session().await?;
+        session
+            .begin("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            .await?;
+        Ok(session)
+    }
+
+    /// A connection within a transaction; must be finished.
+    pub(in crate::store) async fn transaction(&self) -> Result<Session<'_>, StoreError> {
+        let mut session = self.session().await?;
+        session.begin("BEGIN").await?;
+        Ok(session)
+    }
+
+    /// As [`Database::transaction`], beside which no other of its kind runs.
+    pub(in crate::store) async fn exclusive(&self) -> Result<Session<'_>, StoreError> {
+        let mut session = self.session().await?;
+        session.begin(BEGIN_EXCLUSIVE).await?;
+        Ok(session)
+    }
+
+    /// Succeeds unless it is known that nothing can be written; then it is looked at anew.
+    pub(in crate::store) async fn expect_writable(&self) -> Result<(), StoreError> {
+        match self.write_error() {
+            None => Ok(()),
+            Some(_) => self.probe().await,
+        }
+    }
+
+    /// Succeeds when the database answers and takes writes.
+    ///
+    /// Nothing is written for it: whether it is a standby it says itself, and a full disk is known from the last write, of
+    /// which there is one every few seconds, the heartbeat of this server.
+    pub(in crate::store) async fn probe(&self) -> Result<(), StoreError> {
+        let mut session = self.session().await?;
+        let row = session
+            .optional(PROBE, Vec::new())
+            .await?
+            .ok_or(StoreError::NoRows)?;
+        let read_only: bool = row.try_get("read_only").map_err(|error| store_error(&error))?;
+        if read_only {
+            return Err(StoreError::Unavailable("the database takes no writes".to_owned()));
+        }
+        let fault = self.lock().clone();
+        match fault {
+            Some(fault) if !fault.read_only => Err(fault.error),
+            _ => {
+                self.written();
+                Ok(())
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<WriteFault>> {
+        // A fault or none is valid whoever panicked.
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why the last write failed, if none has succeeded since.
+    pub(in crate::store) fn write_error(&self) -> Option<StoreError> {
+        self.lock().as_ref().map(|fault| fault.error.clone())
+    }
+
+    /// The store's word for an error, of which note is taken when it is about writing.
+    fn failed(&self, error: &sqlx::Error) -> StoreError {
+        let answer = store_error(error);
+        let read_only = is_read_only(error);
+        if read_only || is_disk(error) {
+            let fault = WriteFault {
+                error: answer.clone(),
+                read_only,
+            };
+            if self.lock().replace(fault).is_none() {
+                tracing::error!(error = %answer, "cannot write to the database");
+            }
+        }
+        answer
+    }
+
+    /// Takes note of a write that succeeded, or could.
+    fn written(&self) {
+        if self.lock().take().is_some() {
+            tracing::info!("the database is written again");
+        }
+    }
+
+    /// Waits for running sessions, then closes the connections.
+    pub(in crate::store) async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// The use of one connection. Dropped within a transaction or a statement (an error on the way, or the caller gave up), it
+/// takes the connection with it: Postgres then rolls back, whatever state the connection was in.
+pub(in crate::store) struct Session<'d> {
+    database: &'d Database,
+    /// Gone only while the session is dropped.
+    connection: Option<PoolConnection<Postgres>>,
+    /// Within a transaction.
+    unfinished: bool,
+    /// Within a statement.
+    waiting: bool,
+    /// The transaction has changed rows.
+    written: bool,
+    /// The connection is of no more use.
+    lost: bool,
+}
+
+impl Session<'_> {
+    /// Runs a statement that returns no rows.
+    pub(in crate::store) async fn execute(
+        &mut self,
+        sql: &'static str,
+        arguments: Vec<Value<'_>>,
+    ) -> Result<Done, StoreError> {
+        let run = async |connection: &mut PgConnection| query(sql, arguments).execute(connection).await;
+        let done = self.run(run).await?;
+        let rows = done.rows_affected();
+        if rows > 0 {
+            self.written = true;
+            if !self.unfinished {
+                self.stored();
+            }
+        }
+        Ok(Done { rows, last_id: 0 })
+    }
+
+    /// Runs a statement whose refusal leaves the transaction as it was before.
+    pub(in crate::store) async fn execute_within_savepoint(
+        &mut self,
+        sql: &'static str,
+        arguments: Vec<Value<'_>>,
+    ) -> Result<Done, StoreError> {
+        self.control("SAVEPOINT statement").await?;
+        let done = self.execute(sql, arguments).await;
+        match done {
+            Ok(_) => self.control("RELEASE SAVEPOINT statement").await?,
+            Err(_) if self.lost => {}
+            Err(_) => self.control("ROLLBACK TO SAVEPOINT statement").await?,
+        }
+        done
+    }
+
+    /// Runs a statement for its first row.
+    pub(in crate::store) async fn optional(
+        &mut self,
+        sql: &'static str,
+        arguments: Vec<Value<'_>>,
+    ) -> Result<Option<PgRow>, StoreError> {
+        let run =
+            async |connection: &mut PgConnection| query(sql, arguments).fetch_optional(connection).await;
+        self.run(run).await
+    }
+
+    /// Runs a statement for all its rows.
+    pub(in crate::store) async fn all(
+        &mut self,
+        sql: &'static str,
+        arguments: Vec<Value<'_>>,
+    ) -> Result<Vec<PgRow>, StoreError> {
+        let run = async |connection: &mut PgConnection| query(sql, arguments).fetch_all(connection).await;
+        self.run(run).await
+    }
+
+    async fn begin(&mut self, sql: &'static str) -> Result<(), StoreError> {
+        // Before the statement: a caller that gives up while it runs leaves a transaction behind.
+        self.unfinished = true;
+        self.control(sql).await
+    }
+
+    /// Ends the transaction: commits what succeeded, undoes what failed.
+    pub(in crate::store) async fn finish<T>(
+        mut self,
+        outcome: Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let outcome = match outcome {
+            Ok(value) => self.control("COMMIT").await.map(|()| {
+                self.stored();
+                value
+            }),
+            Err(error) => Err(error),
+        };
+        let ended = outcome.is_ok() || (!self.lost && self.control("ROLLBACK").await.is_ok());
+        self.unfinished = !ended;
+        outcome
+    }
+
+    /// Something was committed; a transaction that changed nothing says nothing.
+    fn stored(&mut self) {
+        if std::mem::take(&mut self.written) {
+            self.database.written();
+        }
+    }
+
+    /// Transaction control, which is not counted and not prepared.
+    async fn control(&mut self, sql: &'static str) -> Result<(), StoreError> {
+        let run = async |connection: &mut PgConnection| sqlx::raw_sql(sql).execute(connection).await;
+        self.run(run).await.map(|_| ())
+    }
+
+    /// Runs something on the connection, for as long as a statement may take.
+    async fn run<T>(
+        &mut self,
+        run: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, StoreError> {
+        let Some(connection) = self.connection.as_mut() else {
+            return Err(store_error(&sqlx::Error::PoolClosed));
+        };
+        self.waiting = true;
+        let result = tokio::select! {
+            biased;
+            result = run(connection) => result,
+            () = self.database.clock.sleep(STATEMENT_TIMEOUT) => Err(sqlx::Error::Io(io::ErrorKind::TimedOut.into())),
+        };
+        self.waiting = false;
+        result.map_err(|error| {
+            let answer = self.database.failed(&error);
+            // An answer leaves the connection good; whatever else it was may come again. A standby stays one.
+            self.lost |= is_read_only(&error) || ends_connection(&error);
+            answer
+        })
+    }
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.as_mut()
+            && (self.unfinished || self.waiting || self.lost)
+        {
+            connection.close_on_drop();
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! The Postgres engine: one database for any number of servers.
+//!
+//! Owns the connections, what Postgres' errors mean, and the migrations of our own schema. Must never hold a transaction
+//! open while it waits for anything but the database.
+
+pub(super) mod engine;
+mod error;
+mod open;
+mod value;
+
+pub(super) use self::error::store_error;
+pub use self::open::{PostgresError, PostgresOptions};
+pub(super) use self::value::{text, time};
+use super::sql::SqlStore;
+use super::sql::all_statements;
+use super::sql::database::Database;
+use crate::clock::Clock;
+
+/// Opens a database, and brings its schema up to date if the options say so.
+pub async fn open(options: &PostgresOptions, clock: Clock) -> Result<SqlStore, PostgresError> {
+    let (database, place) = open::open(options, clock).await?;
+    SqlStore::new(Database::postgres(database, all_statements()))
+        .await
+        .map_err(|error| PostgresError::Unreachable {
+            place,
+            reason: error.to_string(),
+        })
+}

@@ -1,0 +1,172 @@
+//! Where the store of a test lives, on either engine, and a way to look behind it.
+
+use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteRow};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _, TypeInfo as _, ValueRef as _};
+use std::sync::OnceLock;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use super::postgres::{Database, Template};
+use crate::clock::Clock;
+use crate::secret::Secret;
+use crate::store::postgres::PostgresOptions;
+use crate::store::sqlite::SqliteOptions;
+use crate::store::{SqlStore, postgres, sqlite};
+
+/// What tests write behind the store's back is SQLite's SQL; this lets Postgres read it.
+const SQLITE_WORDS: &str = include_str!("sqlite_words.sql");
+
+/// Which engine a test runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Engine {
+    Sqlite,
+    Postgres,
+}
+
+impl Engine {
+    /// The one that `DRPCD_TEST_STORE` names, SQLite if none.
+    pub(crate) fn of_environment() -> Self {
+        match std::env::var("DRPCD_TEST_STORE").as_deref() {
+            Ok("postgres") => Self::Postgres,
+            _ => Self::Sqlite,
+        }
+    }
+}
+
+/// A directory with a file, or a database.
+#[derive(Debug)]
+pub(crate) enum Place {
+    Sqlite(TempDir),
+    Postgres(Database),
+}
+
+impl Place {
+    /// An empty place. Without Postgres, which is said, it is SQLite's.
+    pub(crate) fn new(engine: Engine) -> Self {
+        let database = match engine {
+            Engine::Sqlite => None,
+            Engine::Postgres => migrated().map(Template::database),
+        };
+        database.map_or_else(|| Self::Sqlite(TempDir::new().unwrap()), Self::Postgres)
+    }
+
+    pub(crate) async fn open(&self) -> SqlStore {
+        match self {
+            Self::Sqlite(directory) => sqlite::open(directory.path(), SqliteOptions::default())
+                .await
+                .unwrap(),
+            Self::Postgres(database) => open(database.url()).await,
+        }
+    }
+
+    /// A connection that looks behind the store.
+    pub(crate) async fn connect(&self) -> Raw {
+        match self {
+            Self::Sqlite(directory) => {
+                let options = SqliteConnectOptions::new().filename(directory.path().join("drpcd.db"));
+                Raw::Sqlite(options.disable_statement_logging().connect().await.unwrap())
+            }
+            Self::Postgres(database) => Raw::Postgres(PgConnection::connect(database.url()).await.unwrap()),
+        }
+    }
+}
+
+async fn open(url: &str) -> SqlStore {
+    let options = PostgresOptions {
+        url: Secret::new(url),
+        max_connections: 4,
+        migrate: true,
+    };
+    postgres::open(&options, Clock::system()).await.unwrap()
+}
+
+/// A database with our schema, made once.
+fn migrated() -> Option<&'static Template> {
+    static MIGRATED: OnceLock<Option<Template>> = OnceLock::new();
+    let fill = async |url: String| {
+        use crate::store::Store as _;
+        open(&url).await.close().await;
+        let mut connection = PgConnection::connect(&url).await.unwrap();
+        sqlx::raw_sql(SQLITE_WORDS)
+            .execute(&mut connection)
+            .await
+            .unwrap();
+        connection.close().await.unwrap();
+    };
+    MIGRATED.get_or_init(|| Template::new(fill)).as_ref()
+}
+
+/// A connection behind a store.
+#[derive(Debug)]
+pub(crate) enum Raw {
+    Sqlite(SqliteConnection),
+    Postgres(PgConnection),
+}
+
+impl Raw {
+    /// The rows of a statement, each cell as text: a UUID is its hexadecimal digits, a time its microseconds, a truth 0 or 1,
+    /// a list JSON; NULL is nothing.
+    pub(crate) async fn query(&mut self, sql: &str) -> Vec<Vec<Option<String>>> {
+        let sql = AssertSqlSafe(sql.to_owned());
+        match self {
+            Self::Sqlite(connection) => {
+                let rows = sqlx::query(sql).fetch_all(connection).await.unwrap();
+                rows.iter().map(sqlite_cells).collect()
+            }
+            Self::Postgres(connection) => {
+                let rows = sqlx::query(sql).fetch_all(connection).await.unwrap();
+                rows.iter().map(postgres_cells).collect()
+            }
+        }
+    }
+}
+
+fn sqlite_cells(row: &SqliteRow) -> Vec<Option<String>> {
+    let cell = |column| {
+        if let Ok(value) = row.try_get::<Option<i64>, _>(column) {
+            value.map(|value| value.to_string())
+        } else if let Ok(value) = row.try_get::<String, _>(column) {
+            Some(value)
+        } else if let Ok(value) = row.try_get::<f64, _>(column) {
+            Some(value.to_string())
+        } else {
+            Some(row.get::<Uuid, _>(column).simple().to_string())
+        }
+    };
+    (0..row.len()).map(cell).collect()
+}
+
+fn postgres_cells(row: &PgRow) -> Vec<Option<String>> {
+    let cell = |column: usize| {
+        let value = row.try_get_raw(column).unwrap();
+        if value.is_null() {
+            return None;
+        }
+        let name = value.type_info().name().to_owned();
+        let bytes = value.as_bytes().unwrap();
+        let text = || String::from_utf8(bytes.to_vec()).unwrap();
+        Some(match name.as_str() {
+            "BOOL" => u8::from(row.get::<bool, _>(column)).to_string(),
+            "INT2" => row.get::<i16, _>(column).to_string(),
+            "INT4" => row.get::<i32, _>(column).to_string(),
+            "INT8" => row.get::<i64, _>(column).to_string(),
+            "FLOAT8" => row.get::<f64, _>(column).to_string(),
+            "UUID" => row.get::<Uuid, _>(column).simple().to_string(),
+            "TIMESTAMPTZ" => {
+                let micros = i64::from_be_bytes(bytes.try_into().unwrap());
+                (micros + 946_684_800_000_000).to_string()
+            }
+            // In one form, however it was written.
+            "JSONB" => serde_json::from_str::<serde_json::Value>(&text()[1..])
+                .unwrap()
+                .to_string(),
+            name if name.ends_with("[]") => {
+                let elements: Vec<String> = row.try_get_unchecked(column).unwrap();
+                serde_json::to_string(&elements).unwrap()
+            }
+            _ => text(),
+        })
+    };
+    (0..row.len()).map(cell).collect()
+}
