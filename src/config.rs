@@ -12,7 +12,7 @@ mod file;
 mod layers;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -20,6 +20,7 @@ use regex::Regex;
 use url::Url;
 
 use crate::duration::parse_go_duration;
+use crate::secret::Secret;
 use crate::services::external_auth::Provider;
 use crate::telemetry::agent_metrics::AgentLabel;
 
@@ -44,15 +45,36 @@ pub struct CommonConfig {
     )]
     pub config: Option<PathBuf>,
 
-    /// Directory of the database; made when absent.
+    /// Directory of the SQLite database; made when absent. Not used with Postgres.
     #[arg(
         id = "drpcd.dataDir",
         long = "data-dir",
         env = "DRPCD_DATA_DIR",
-        value_name = "DIR",
-        required = true
+        value_name = "DIR"
     )]
-    pub data_dir: PathBuf,
+    pub data_dir: Option<PathBuf>,
+
+    /// Postgres database instead of SQLite, which several servers may share: postgres://USER:PASSWORD@HOST:PORT/DATABASE.
+    #[arg(
+        id = "drpcd.postgresURL",
+        long = "postgres-url",
+        env = "CODER_PG_CONNECTION_URL",
+        hide_env_values = true,
+        value_name = "URL",
+        value_parser = parse_secret
+    )]
+    pub postgres_url: Option<Secret>,
+
+    /// Most connections to Postgres at once.
+    #[arg(
+        id = "drpcd.postgresConnMaxOpen",
+        long = "postgres-conn-max-open",
+        env = "CODER_PG_CONN_MAX_OPEN",
+        value_name = "COUNT",
+        default_value_t = 10,
+        value_parser = clap::value_parser!(u32).range(2..)
+    )]
+    pub postgres_conn_max_open: u32,
 
     /// URL at which agents and users reach the server [default: from the listening address].
     #[arg(
@@ -74,6 +96,26 @@ pub struct CommonConfig {
         value_enum
     )]
     pub sqlite_synchronous: Synchronous,
+}
+
+/// Where the store is.
+#[derive(Clone, Copy, Debug)]
+pub enum StorePlace<'c> {
+    /// A SQLite file in this directory.
+    Directory(&'c Path),
+    /// A Postgres database at this URL.
+    Postgres(&'c Secret),
+}
+
+impl CommonConfig {
+    /// The place that the settings name; Postgres if both are named.
+    pub fn store_place(&self) -> Option<StorePlace<'_>> {
+        match (&self.postgres_url, &self.data_dir) {
+            (Some(url), _) => Some(StorePlace::Postgres(url)),
+            (None, Some(directory)) => Some(StorePlace::Directory(directory)),
+            (None, None) => None,
+        }
+    }
 }
 
 /// How sure a commit is to survive a power loss.
@@ -512,6 +554,12 @@ fn default_access_url(mut listening: SocketAddr) -> Url {
 /// The access URL that a bare `seed` prints: that of a server with default settings.
 pub fn bare_access_url() -> Url {
     default_access_url(SocketAddr::from(([127, 0, 0, 1], 3000)))
+}
+
+/// Takes anything, so that no error repeats it; whoever uses it finds what is wrong.
+#[expect(clippy::unnecessary_wraps, reason = "what clap asks of a parser")]
+fn parse_secret(text: &str) -> Result<Secret, std::convert::Infallible> {
+    Ok(Secret::new(text))
 }
 
 fn parse_http_url(text: &str) -> Result<Url, String> {

@@ -8,10 +8,10 @@ mod memory;
 mod parts;
 mod retention;
 mod session;
+mod store;
 mod tailnet;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,16 +20,16 @@ use tokio_util::task::TaskTracker;
 use url::Url;
 
 use crate::clock::Clock;
-use crate::config::{CommonConfig, Config, Synchronous};
+use crate::config::{Config, StorePlace};
 use crate::coordinator::MemoryCoordinator;
 use crate::http::{self, App, BUILD_VERSION, Listener};
 use crate::seed::Seed;
 use crate::services::tailnet::derp::DerpError;
-use crate::store::sqlite::{self, OpenError, SqliteOptions};
-use crate::store::{SeededAgent, SqlStore, Store, StoreError};
+use crate::store::{SeededAgent, Store, StoreError};
 use memory::MemoryBudget;
 use parts::Parts;
 use session::Host;
+pub use store::{OpenStoreError, open_store};
 
 /// Time beyond drain time and grace that the ending of handshakes and connections may take; each has its own, shorter
 /// bound.
@@ -49,7 +49,7 @@ pub enum StartError {
     },
     /// The store cannot be opened.
     #[error(transparent)]
-    Store(#[from] OpenError),
+    Store(#[from] OpenStoreError),
     /// The store does not give what clients' sessions need.
     #[error("cannot read the key of resume tokens: {0}")]
     ResumeKey(StoreError),
@@ -76,22 +76,6 @@ pub enum ShutdownError {
     /// Sessions or handshakes did not end in time.
     #[error("{0} sessions did not end in time")]
     SessionsLeft(usize),
-}
-
-/// Opens the store that a configuration names.
-pub async fn open_store(config: &CommonConfig) -> Result<SqlStore, OpenError> {
-    let synchronous = match config.sqlite_synchronous {
-        Synchronous::Normal => sqlite::Synchronous::Normal,
-        Synchronous::Full => sqlite::Synchronous::Full,
-    };
-    sqlite::open(
-        &config.data_dir,
-        SqliteOptions {
-            synchronous,
-            ..SqliteOptions::default()
-        },
-    )
-    .await
 }
 
 /// A server that is about to start.
@@ -125,7 +109,7 @@ impl Server {
         let listeners = Listeners::default();
         listeners.spawn(listener, http::router(Arc::clone(&app)), &clock);
 
-        let store: Arc<dyn Store> = Arc::new(open_store(&config.common).await?);
+        let store: Arc<dyn Store> = Arc::new(open_store(&config.common, &clock).await?);
         let seeded = match seed {
             Some(seed) => store.seed(seed, clock.now()).await.map_err(StartError::Seed)?,
             None => Vec::new(),
@@ -163,12 +147,16 @@ async fn bind(address: &str) -> Result<Listener, StartError> {
 }
 
 fn announce(config: &Config, access_url: &Url, address: SocketAddr, parts: &Parts) {
-    let data_dir: &PathBuf = &config.common.data_dir;
+    let store = match config.common.store_place() {
+        Some(StorePlace::Directory(directory)) => format!("SQLite in {}", directory.display()),
+        Some(StorePlace::Postgres(_)) => "Postgres".to_owned(),
+        None => String::new(),
+    };
     tracing::info!(
         version = BUILD_VERSION,
         %access_url,
         %address,
-        data_dir = %data_dir.display(),
+        store,
         derp_regions = parts.derp_maps.current().regions.len(),
         "drpcd is starting"
     );

@@ -208,7 +208,10 @@ fn a_bad_value_is_refused_with_flag_variable_and_value() {
          30s, 1h30m or 500ms\n"
     );
     let error = refused(drpcd().arg("server"), 2);
-    assert_eq!(error, "drpcd: missing --data-dir (env DRPCD_DATA_DIR)\n");
+    assert_eq!(
+        error,
+        "drpcd: missing --data-dir (env DRPCD_DATA_DIR), or --postgres-url (env CODER_PG_CONNECTION_URL)\n"
+    );
 }
 
 #[test]

@@ -20,6 +20,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{self, ConfigError, ConfigFile};
+use crate::server::{OpenStoreError, StartError};
 
 /// The server that Go workspace agents connect to.
 #[derive(Debug, Parser)]
@@ -67,6 +68,24 @@ impl From<ConfigError> for Failure {
         match error {
             ConfigError::Unreadable { .. } => Self::failed(error),
             _ => Self::Usage(error.to_string()),
+        }
+    }
+}
+
+impl From<OpenStoreError> for Failure {
+    fn from(error: OpenStoreError) -> Self {
+        match error {
+            OpenStoreError::NotNamed => Self::Usage(error.to_string()),
+            _ => Self::failed(error),
+        }
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Store(error) => error.into(),
+            _ => Self::failed(error),
         }
     }
 }

@@ -46,8 +46,9 @@ pub(super) fn run(args: &SeedArgs) -> Result<(), Failure> {
         .map_err(Failure::failed)?;
     let agents = runtime.block_on(async {
         survive_file_size_limit()?;
-        let store = server::open_store(&args.common).await.map_err(Failure::failed)?;
-        let agents = store.seed(&seed, Clock::system().now()).await;
+        let clock = Clock::system();
+        let store = server::open_store(&args.common, &clock).await?;
+        let agents = store.seed(&seed, clock.now()).await;
         store.close().await;
         agents.map_err(|error| Failure::Failed(format!("{}: {error}", args.file.display())))
     })?;

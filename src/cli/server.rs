@@ -51,7 +51,7 @@ async fn serve(config: Config, seed_file: Option<Seed>) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
     let mut swap_coordinator = listen(SignalKind::user_defined1())?;
     let server = tokio::select! {
-        server = Server::start(config, Clock::system(), seed_file.as_ref()) => server.map_err(Failure::failed)?,
+        server = Server::start(config, Clock::system(), seed_file.as_ref()) => server?,
         () = signals.end() => return Ok(()),
     };
     {

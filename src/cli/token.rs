@@ -110,7 +110,7 @@ async fn with_store<T>(
     common: &CommonConfig,
     work: impl AsyncFnOnce(&SqlStore) -> Result<T, StoreError>,
 ) -> Result<Result<T, StoreError>, Failure> {
-    let store = server::open_store(common).await.map_err(Failure::failed)?;
+    let store = server::open_store(common, &Clock::system()).await?;
     let result = work(&store).await;
     store.close().await;
     Ok(result)

@@ -35,7 +35,7 @@ fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
     let file = "networking:\n  http:\n    httpAddress: 127.0.0.1:1\ndrpcd:\n  dataDir: /from/file\n";
     let config = parse(Some(file), &[]).unwrap();
     assert_eq!(config.http_address, "127.0.0.1:1");
-    assert_eq!(config.common.data_dir, PathBuf::from("/from/file"));
+    assert_eq!(config.common.data_dir, Some(PathBuf::from("/from/file")));
     let config = parse(Some(file), &["--http-address", "127.0.0.1:2"]).unwrap();
     assert_eq!(config.http_address, "127.0.0.1:2");
     assert_eq!(
@@ -83,8 +83,18 @@ fn a_bad_value_is_shown_with_its_flag_variable_and_key() {
         error,
         "invalid value \"off\" for --sqlite-synchronous (env DRPCD_SQLITE_SYNCHRONOUS): must be one of normal, full"
     );
-    let error = parse(None, &[]).unwrap_err();
-    assert_eq!(error, "missing --data-dir (env DRPCD_DATA_DIR)");
+}
+
+#[test]
+fn the_store_is_where_a_setting_says_and_postgres_where_both_do() {
+    assert!(parse(None, &[]).unwrap().common.store_place().is_none());
+    let directory = parse(None, &["--data-dir", "/d"]).unwrap();
+    assert!(matches!(directory.common.store_place(), Some(StorePlace::Directory(path)) if path == "/d"));
+    let both = parse(Some("drpcd: {postgresURL: postgres://x}"), &["--data-dir", "/d"]).unwrap();
+    assert!(
+        matches!(both.common.store_place(), Some(StorePlace::Postgres(url)) if url.reveal() == "postgres://x")
+    );
+    assert!(!format!("{both:?}").contains("postgres://x"));
 }
 
 #[test]
