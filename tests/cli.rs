@@ -8,7 +8,6 @@ use std::fs::Permissions;
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::Value;
@@ -37,18 +36,17 @@ fn seed(data: &Data, more: &[&str]) -> Command {
     command
         .arg("seed")
         .arg(data.seed_file())
-        .arg("--data-dir")
-        .arg(data.path())
+        .args(data.store())
         .args(more);
     command
 }
 
-/// A `server` on `directory`, with any port.
-fn server(directory: &Path) -> Command {
+/// A `server` with any port.
+fn server(data: &Data) -> Command {
     let mut command = drpcd();
     command
-        .args(["server", "--http-address", "127.0.0.1:0", "--data-dir"])
-        .arg(directory);
+        .args(["server", "--http-address", "127.0.0.1:0"])
+        .args(data.store());
     command
 }
 
@@ -93,8 +91,7 @@ fn conn_076_seeding_twice_gives_the_same_ids_and_tokens_with_and_without_a_serve
         .output()
         .unwrap();
     let rows: Value = serde_json::from_slice(&again.stdout).unwrap();
-    let id = data.value("SELECT lower(hex(id)) FROM workspace_agents");
-    assert_eq!(rows[0]["agent_id"].as_str().unwrap().replace('-', ""), id);
+    assert_eq!(rows[0]["agent_id"], data.value("SELECT id FROM workspace_agents"));
     assert_eq!(rows[0]["token"], token);
     assert_eq!(rows[0]["url"], server.url.as_str());
     assert_eq!(
@@ -118,12 +115,12 @@ fn an_access_url_is_printed_and_kept() {
 fn an_unknown_seed_key_changes_nothing() {
     let data = Data::new(EXAMPLE_SEED);
     assert_eq!(seed(&data, &[]).status().unwrap().code(), Some(0));
-    let before = data.query("SELECT name || hex(auth_token) || directory FROM workspace_agents");
+    let before = data.query("SELECT name, auth_token, directory FROM workspace_agents");
 
     let bad = EXAMPLE_SEED.replace("directory: ~/src", "directori: ~/other");
     std::fs::write(data.seed_file(), &bad).unwrap();
     for mut command in [seed(&data, &[]), {
-        let mut command = server(data.path());
+        let mut command = server(&data);
         command.arg("--seed").arg(data.seed_file());
         command
     }] {
@@ -134,7 +131,7 @@ fn an_unknown_seed_key_changes_nothing() {
         );
     }
     assert_eq!(
-        data.query("SELECT name || hex(auth_token) || directory FROM workspace_agents"),
+        data.query("SELECT name, auth_token, directory FROM workspace_agents"),
         before
     );
 }
@@ -145,14 +142,14 @@ fn a_seed_file_that_is_not_there_is_named() {
     std::fs::remove_file(data.seed_file()).unwrap();
     let error = refused(&mut seed(&data, &[]), 1);
     assert!(error.contains("seed.yaml"), "{error}");
-    assert!(!data.path().join("drpcd.db").exists(), "nothing was made");
+    assert!(!data.database().exists(), "nothing was made");
 }
 
 #[test]
 fn a_configuration_file_that_cannot_be_read_is_named() {
     let data = Data::new(EXAMPLE_SEED);
     let missing = data.path().join("missing.yaml");
-    let error = refused(server(data.path()).arg("--config").arg(&missing), 1);
+    let error = refused(server(&data).arg("--config").arg(&missing), 1);
     assert_eq!(
         error,
         format!(
@@ -160,7 +157,7 @@ fn a_configuration_file_that_cannot_be_read_is_named() {
             missing.display()
         )
     );
-    let error = refused(server(data.path()).env("CODER_CONFIG_PATH", data.path()), 1);
+    let error = refused(server(&data).env("CODER_CONFIG_PATH", data.path()), 1);
     assert!(error.contains("Is a directory"), "{error}");
 }
 
@@ -169,7 +166,7 @@ fn a_configuration_file_with_an_unknown_key_is_refused() {
     let data = Data::new(EXAMPLE_SEED);
     let file = data.path().join("drpcd.yaml");
     std::fs::write(&file, "networking: {http: {adress: 1}}\n").unwrap();
-    let error = refused(server(data.path()).arg("-c").arg(&file), 2);
+    let error = refused(server(&data).arg("-c").arg(&file), 2);
     assert_eq!(
         error,
         format!(
@@ -184,7 +181,7 @@ fn flag_wins_over_environment_and_environment_over_file() {
     let data = Data::new(EXAMPLE_SEED);
     let file = data.path().join("drpcd.yaml");
     std::fs::write(&file, "networking: {derp: {configPath: /file}}\n").unwrap();
-    let mut command = server(data.path());
+    let mut command = server(&data);
     command.arg("--config").arg(&file);
     assert!(refused(&mut command, 1).contains("/file"));
     command.env("CODER_DERP_CONFIG_PATH", "");
@@ -201,7 +198,7 @@ fn flag_wins_over_environment_and_environment_over_file() {
 #[test]
 fn a_bad_value_is_refused_with_flag_variable_and_value() {
     let data = Data::new(EXAMPLE_SEED);
-    let error = refused(server(data.path()).env("DRPCD_DRAIN_TIME", "soon"), 2);
+    let error = refused(server(&data).env("DRPCD_DRAIN_TIME", "soon"), 2);
     assert_eq!(
         error,
         "drpcd: invalid value \"soon\" for --drain-time (env DRPCD_DRAIN_TIME): invalid duration \"soon\": write it like \
@@ -221,17 +218,17 @@ fn an_occupied_port_is_named_and_loses_nothing() {
     let address = taken.local_addr().unwrap().to_string();
     let mut command = drpcd();
     command
-        .args(["server", "--http-address", &address, "--data-dir"])
-        .arg(data.path());
+        .args(["server", "--http-address", &address])
+        .args(data.store());
     let error = refused(command.arg("--seed").arg(data.seed_file()), 1);
     assert_eq!(
         error,
         format!("drpcd: cannot listen on {address}: Address already in use (os error 98)\n")
     );
-    assert!(!data.path().join("drpcd.db").exists());
+    assert!(!data.database().exists());
 
     let flags = ["--prometheus-enable", "--prometheus-address", &address];
-    let error = refused(server(data.path()).args(flags), 1);
+    let error = refused(server(&data).args(flags), 1);
     assert!(error.contains(&format!("cannot listen on {address}")), "{error}");
 }
 
@@ -325,11 +322,7 @@ fn a_derp_map_that_cannot_be_served_keeps_the_server_from_starting() {
         (&both[..2], "get derpmap: "),
         (&both[2..], "read derpmap from \"/nowhere\": "),
     ] {
-        let data = Data::new(EXAMPLE_SEED);
-        let directory = data.path().to_str().unwrap();
-        let mut args = vec!["server", "--data-dir", directory, "--http-address", "127.0.0.1:0"];
-        args.extend(flags);
-        let output = run(&args);
+        let output = server(&Data::new(EXAMPLE_SEED)).args(flags).output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{stderr}");
         assert!(stderr.contains(text), "{stderr}");
@@ -345,7 +338,7 @@ fn metrics_are_served_where_they_are_asked_for() {
         .local_addr()
         .unwrap()
         .to_string();
-    let server = data.serve(&["--prometheus-enable", "--prometheus-address", &address]);
+    let server = data.serve_alone(&["--prometheus-enable", "--prometheus-address", &address]);
     assert_eq!(server.get("/metrics").status, 404);
     let (answer, _session) = server.dial(server.agent());
     assert_eq!(answer.status, 101);

@@ -36,7 +36,7 @@ impl Kit {
     fn token(&self, verb: &str, flags: &[&str]) -> Output {
         let mut command = drpcd();
         command.args(["token", verb]).args(flags);
-        command.arg("--data-dir").arg(self.data.path());
+        command.args(self.data.store());
         command.output().unwrap()
     }
 
@@ -85,9 +85,7 @@ fn a_token_is_printed_once_listed_by_its_id_and_stored_as_a_hash() {
         (&listed[0]["id"], &listed[0]["owner"]),
         (&id.into(), &"ada".into())
     );
-    let stored = kit
-        .data
-        .value("SELECT id || lower(hex(sha256)) FROM drpcd_client_tokens");
+    let stored = kit.data.value("SELECT id, sha256 FROM drpcd_client_tokens");
     assert!(stored.starts_with(id) && !stored.contains(secret));
 }
 
@@ -177,7 +175,7 @@ fn a_client_reaches_its_owners_agents_and_no_others() {
     assert_refused(&kit.get(unknown, &token), 404, NO_AGENT);
     let bad = kit.get("/api/v2/workspaceagents/x%22y/connection", &token);
     assert_refused(&bad, 400, "Invalid UUID \"x\\\"y\".");
-    kit.data.execute("UPDATE workspaces SET deleted = 1");
+    kit.data.execute("UPDATE workspaces SET deleted = TRUE");
     assert_refused(&kit.coordinate("ada", "", &token).0, 404, NO_AGENT);
     kit.data.execute("UPDATE users SET status = 'suspended'");
     assert_refused(&kit.coordinate("ada", "", &token).0, 401, SIGNED_OUT);
@@ -258,7 +256,7 @@ fn a_revoked_token_closes_its_connections_and_no_others() {
 #[test]
 fn clients_take_their_places_before_they_are_asked_who_they_are() {
     let data = Data::new(EXAMPLE_SEED);
-    let server = data.serve(&["--max-agent-connections", "1"]);
+    let server = data.serve_alone(&["--max-agent-connections", "1"]);
     let (answer, _agent) = server.dial(server.agent());
     assert_eq!(answer.status, 101);
     let (answer, _) = dial_at(&server.url, "/api/v2/tailnet", "nobody's");

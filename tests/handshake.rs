@@ -4,17 +4,26 @@ mod support;
 
 use std::io::Read as _;
 
+use drpcd::clock::Timestamp;
 use support::http::dial;
 use support::{Data, EXAMPLE_SEED, Server};
+use uuid::Uuid;
 
 const NOT_AUTHORIZED: &str = "{\"message\":\"Workspace agent not authorized.\",\"detail\":\"The agent cannot \
     authenticate until the workspace provision job has been completed. If the job is no longer running, this agent is \
     invalid.\"}\n";
 
-/// Columns of a job's end: of one that runs, and of one that is done.
-const RUNNING: &str = "1, NULL, NULL";
-const SUCCEEDED: &str = "1, 2, NULL";
-const FAILED: &str = "1, 2, 'out of quota'";
+/// How far a job is.
+#[derive(Clone, Copy)]
+enum Job {
+    Pending,
+    Running,
+    Succeeded,
+    Failed,
+}
+
+/// When what these tests add was made.
+const MADE: Timestamp = Timestamp::from_micros(1);
 
 /// A server with one agent of build 1, whose `start` job has succeeded.
 fn seeded() -> (Data, Server) {
@@ -24,17 +33,24 @@ fn seeded() -> (Data, Server) {
     (data, server)
 }
 
-/// Adds a build to the one workspace; `job` is started_at, completed_at and error of its job.
-fn add_build(data: &Data, number: u8, transition: &str, job: &str) {
+/// Adds a build to the one workspace.
+fn add_build(data: &Data, number: u8, transition: &str, job: Job) {
+    let id = data.id(Uuid::from_u128(number.into()));
+    let made = data.time(MADE);
+    let (started, completed, error) = match job {
+        Job::Pending => ("NULL", "NULL", "NULL"),
+        Job::Running => (made.as_str(), "NULL", "NULL"),
+        Job::Succeeded => (made.as_str(), made.as_str(), "NULL"),
+        Job::Failed => (made.as_str(), made.as_str(), "'out of quota'"),
+    };
     data.execute(&format!(
         "INSERT INTO provisioner_jobs (id, organization_id, initiator_id, type, created_at, updated_at, started_at,
              completed_at, error)
-         SELECT CAST(x'000000000000000000000000000000{number:02x}' AS BLOB), organization_id, initiator_id, type, 1, 1, {job}
+         SELECT {id}, organization_id, initiator_id, type, {made}, {made}, {started}, {completed}, {error}
          FROM provisioner_jobs WHERE type = 'workspace_build' LIMIT 1;
          INSERT INTO workspace_builds (id, workspace_id, template_version_id, initiator_id, job_id, created_at, updated_at,
              build_number, transition)
-         SELECT x'0000000000000000000000000000aa{number:02x}', workspace_id, template_version_id, initiator_id,
-             x'000000000000000000000000000000{number:02x}', 1, 1, {number}, '{transition}'
+         SELECT {id}, workspace_id, template_version_id, initiator_id, {id}, {made}, {made}, {number}, '{transition}'
          FROM workspace_builds WHERE build_number = 1"
     ));
 }
@@ -55,20 +71,20 @@ fn conn_009_a_wrong_token_is_refused() {
 #[test]
 fn conn_020_an_agent_of_a_deleted_workspace_is_refused() {
     let (data, server) = seeded();
-    data.execute("UPDATE workspaces SET deleted = 1");
+    data.execute("UPDATE workspaces SET deleted = TRUE");
     assert_refused(&server);
 }
 
 #[test]
 fn conn_021_an_agent_of_an_older_build_is_refused() {
     let (data, server) = seeded();
-    add_build(&data, 2, "start", SUCCEEDED);
+    add_build(&data, 2, "start", Job::Succeeded);
     assert_refused(&server);
 }
 
 #[test]
 fn conn_022_an_agent_may_report_while_its_workspace_stops() {
-    for job in [RUNNING, "NULL, NULL, NULL"] {
+    for job in [Job::Running, Job::Pending] {
         let (data, server) = seeded();
         add_build(&data, 2, "stop", job);
         assert_eq!(server.dial_status(), 101);
@@ -77,7 +93,7 @@ fn conn_022_an_agent_may_report_while_its_workspace_stops() {
 
 #[test]
 fn conn_023_an_agent_of_a_stopped_workspace_is_refused() {
-    for job in [SUCCEEDED, FAILED] {
+    for job in [Job::Succeeded, Job::Failed] {
         let (data, server) = seeded();
         add_build(&data, 2, "stop", job);
         assert_refused(&server);
@@ -93,15 +109,15 @@ fn conn_024_an_agent_whose_own_build_failed_is_refused_while_its_workspace_stops
         101,
         "the latest build's job is not looked at"
     );
-    add_build(&data, 2, "stop", RUNNING);
+    add_build(&data, 2, "stop", Job::Running);
     assert_refused(&server);
 }
 
 #[test]
 fn conn_025_only_the_build_right_after_counts_as_the_stop_of_an_agent() {
     let (data, server) = seeded();
-    add_build(&data, 2, "stop", SUCCEEDED);
-    add_build(&data, 3, "stop", RUNNING);
+    add_build(&data, 2, "stop", Job::Succeeded);
+    add_build(&data, 3, "stop", Job::Running);
     assert_refused(&server);
 }
 
@@ -109,11 +125,12 @@ fn conn_025_only_the_build_right_after_counts_as_the_stop_of_an_agent() {
 fn conn_026_a_sub_agent_connects_by_its_own_token_until_it_is_deleted() {
     let (data, server) = seeded();
     let token = "5c1e3a70-9d0b-4c7e-8f43-2d6b7a9e1f08";
+    let (id, made) = (data.id(Uuid::from_u128(2)), data.time(MADE));
     data.execute(&format!(
         "INSERT INTO workspace_agents (id, parent_id, created_at, updated_at, name, resource_id, auth_token,
              architecture, operating_system)
-         SELECT randomblob(16), id, 1, 1, 'child', resource_id, x'{}', 'amd64', 'linux' FROM workspace_agents",
-        token.replace('-', "")
+         SELECT {id}, id, {made}, {made}, 'child', resource_id, {}, 'amd64', 'linux' FROM workspace_agents",
+        data.id(token.parse().unwrap())
     ));
     let status = || dial(&server.url, "?version=2.8", token).0.status;
     assert_eq!(status(), 101);
@@ -121,7 +138,7 @@ fn conn_026_a_sub_agent_connects_by_its_own_token_until_it_is_deleted() {
         "SELECT first_connected_at IS NOT NULL FROM workspace_agents WHERE name = 'child'",
         "1",
     );
-    data.execute("UPDATE workspace_agents SET deleted = 1 WHERE name = 'child'");
+    data.execute("UPDATE workspace_agents SET deleted = TRUE WHERE name = 'child'");
     assert_eq!(status(), 401);
     assert_eq!(server.dial_status(), 101, "its parent is not concerned");
 }
@@ -129,9 +146,10 @@ fn conn_026_a_sub_agent_connects_by_its_own_token_until_it_is_deleted() {
 #[test]
 fn conn_027_the_job_of_the_latest_build_may_still_run() {
     let (data, server) = seeded();
-    data.execute(
-        "UPDATE provisioner_jobs SET completed_at = NULL, started_at = 1 WHERE type = 'workspace_build'",
-    );
+    let made = data.time(MADE);
+    data.execute(&format!(
+        "UPDATE provisioner_jobs SET completed_at = NULL, started_at = {made} WHERE type = 'workspace_build'"
+    ));
     assert_eq!(server.dial_status(), 101);
 }
 
@@ -168,7 +186,7 @@ fn conn_077_a_server_that_drains_is_healthy_and_not_ready() {
 #[test]
 fn no_room_is_told_before_the_token_is_looked_at() {
     let data = Data::new(EXAMPLE_SEED);
-    let server = data.serve(&["--max-agent-connections", "1"]);
+    let server = data.serve_alone(&["--max-agent-connections", "1"]);
     let (answer, _session) = server.dial(server.agent());
     assert_eq!(answer.status, 101);
     let (answer, _) = dial(&server.url, "", "abc");

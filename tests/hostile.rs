@@ -117,11 +117,13 @@ fn honest(agent: SeededAgent, answered: Arc<AtomicUsize>, stop: Arc<AtomicBool>)
     })
 }
 
-/// Bytes of memory of a server.
+/// Bytes of memory of a server, in all its processes.
 fn resident(server: &Server) -> u64 {
-    let statm = std::fs::read_to_string(format!("/proc/{}/statm", server.pid())).unwrap();
-    let pages: u64 = statm.split(' ').nth(1).unwrap().parse().unwrap();
-    pages * u64::try_from(rustix::param::page_size()).unwrap()
+    let pages = server.pids().into_iter().map(|pid| -> u64 {
+        let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();
+        statm.split(' ').nth(1).unwrap().parse().unwrap()
+    });
+    pages.sum::<u64>() * u64::try_from(rustix::param::page_size()).unwrap()
 }
 
 /// Numbers of streams that a client opens.

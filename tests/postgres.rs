@@ -1,16 +1,20 @@
-//! The test bed for Postgres: what `tests/support/postgres.rs` promises.
+//! The test bed for Postgres: what `tests/support/postgres.rs` promises, and what lets one test run on either engine.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
 mod support;
 
+use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown as Shut, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use sqlx::{Connection as _, PgConnection, Row as _};
-use support::eventually;
+use sqlx::{Connection as _, PgConnection, Row as _, SqliteConnection};
+use support::balancer::Balancer;
 use support::postgres::{Database, Server, Shutdown, Template, apart};
+use support::{eventually, rows};
 
 /// Makes [`victim`] one.
 const VICTIM: &str = "DRPCD_TEST_VICTIM";
@@ -130,6 +134,62 @@ fn nothing_is_left_of_a_test_that_is_killed() {
     let Some((pid, directory)) = found else { return };
     assert!(pid.parse::<u32>().is_ok(), "{pid}");
     eventually(|| !Path::new(&directory).exists() && !Path::new("/proc").join(&pid).exists()).unwrap();
+}
+
+#[test]
+fn a_row_reads_the_same_on_either_engine() {
+    let Some(database) = Database::new() else { return };
+    let postgres = "SELECT '00000000-0000-0000-0000-0000000000ff'::uuid, '\\x0aff'::bytea, 1 < 2, NULL, 7::bigint, 'a b',
+        '1970-01-01T00:00:01.5Z'::timestamptz, '0001-01-01T00:00:00Z'::timestamptz";
+    let sqlite = "SELECT x'000000000000000000000000000000ff', x'0aff', 1 < 2, NULL, 7, 'a b', 1500000, -62135596800000000";
+    let expected = "00000000-0000-0000-0000-0000000000ff 0aff 1  7 a b 1500000 -62135596800000000";
+    apart(async || {
+        let mut connection = PgConnection::connect(database.url()).await.unwrap();
+        assert_eq!(rows::of_postgres(&mut connection, postgres).await, [expected]);
+        let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        assert_eq!(rows::of_sqlite(&mut connection, sqlite).await, [expected]);
+    });
+}
+
+/// A server that says its name to whoever comes, and hears them out.
+fn greeter(name: &'static str) -> TcpListener {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let own = listener.try_clone().unwrap();
+    std::thread::spawn(move || {
+        for stream in own.incoming() {
+            let mut stream = stream.unwrap();
+            stream.write_all(name.as_bytes()).unwrap();
+            stream.shutdown(Shut::Write).unwrap();
+            let _ = stream.read_to_end(&mut Vec::new());
+        }
+    });
+    listener
+}
+
+#[test]
+fn the_balancer_goes_round_and_passes_over_who_is_gone() {
+    let balancer = Balancer::new("127.0.0.1:0");
+    let ask = || {
+        let mut stream = TcpStream::connect(balancer.url().strip_prefix("http://").unwrap()).unwrap();
+        let mut answer = String::new();
+        stream
+            .read_to_string(&mut answer)
+            .map(|_| answer)
+            .unwrap_or_default()
+    };
+    assert_eq!(ask(), "", "there is nobody yet");
+    let (one, other) = (greeter("one"), greeter("other"));
+    let mut addresses = [&one, &other]
+        .map(|listener| listener.local_addr().unwrap())
+        .to_vec();
+    balancer.set_replicas(addresses.clone());
+    let answers: BTreeSet<_> = (0..2).map(|_| ask()).collect();
+    assert_eq!(answers, BTreeSet::from(["one".to_owned(), "other".to_owned()]));
+    // A port where nobody is.
+    addresses[0] = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    balancer.set_replicas(addresses);
+    assert_eq!([ask(), ask()], ["other", "other"]);
+    balancer.settle();
 }
 
 /// What a test pays; printed, not judged.

@@ -9,6 +9,7 @@ use std::io::Read as _;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use drpcd::clock::Timestamp;
 use serde_json::{Value, json};
 use support::http::{Answer, events, get, send};
 use support::{Data, EXAMPLE_SEED, PATIENCE, Server, drpcd, wait};
@@ -25,13 +26,14 @@ const PROVIDERS: [(&str, &str); 6] = [
     ("CODER_EXTERNAL_AUTH_1_REGEX", r"github\.com"),
 ];
 
-/// A link of the owner to `provider`.
-fn link(provider: &str, key_id: &str) -> String {
-    format!(
+/// Links the owner to `provider`.
+fn link(data: &Data, provider: &str, key_id: &str) {
+    let (epoch, never) = (data.time(Timestamp::UNIX_EPOCH), data.time(Timestamp::ZERO));
+    data.execute(&format!(
         "INSERT INTO external_auth_links (provider_id, user_id, created_at, updated_at, oauth_access_token,
              oauth_refresh_token, oauth_expiry, oauth_access_token_key_id)
-         SELECT '{provider}', owner_id, 0, 0, 'sesame', '', -62135596800000000, {key_id} FROM workspaces"
-    )
+         SELECT '{provider}', owner_id, {epoch}, {epoch}, 'sesame', '', {never}, {key_id} FROM workspaces"
+    ));
 }
 
 fn ask(server: &Server, target: &str) -> Answer {
@@ -76,12 +78,8 @@ fn conn_060_and_062_reinit_pings_and_tells_of_a_claim_in_the_form_that_agents_re
         std::mem::take(&mut text)
     };
     assert!(read_until("ping").contains("event: ping"));
-    data.execute(
-        "INSERT INTO drpcd_events (channel, payload, created_at)
-         SELECT 'prebuild_claimed_' || lower(
-             substr(hex(id), 1, 8) || '-' || substr(hex(id), 9, 4) || '-' || substr(hex(id), 13, 4) || '-' ||
-             substr(hex(id), 17, 4) || '-' || substr(hex(id), 21)), 'any', 0 FROM workspaces",
-    );
+    let workspace = data.value("SELECT id FROM workspaces");
+    data.publish(&format!("prebuild_claimed_{workspace}"), "any");
     let claim = read_until("prebuild_claimed");
     let lines: Vec<_> = claim
         .lines()
@@ -90,7 +88,7 @@ fn conn_060_and_062_reinit_pings_and_tells_of_a_claim_in_the_form_that_agents_re
     assert_eq!(lines[0], "event: data", "{claim:?}");
     let event: Value = serde_json::from_str(lines[1].strip_prefix("data: ").unwrap()).unwrap();
     assert_eq!(event["reason"], "prebuild_claimed");
-    assert_eq!(event["WorkspaceID"].as_str().unwrap().len(), 36);
+    assert_eq!(event["WorkspaceID"], workspace);
     assert_eq!(server.stop(), Some(0), "an open stream does not hold up the end");
 }
 
@@ -162,7 +160,7 @@ fn conn_064_and_065_a_provider_is_named_by_one_of_id_and_match_and_the_last_matc
     // No link yet: where to make one.
     let answer = object(&ask(&server, "/external-auth?match=https://github.com/x"));
     assert_eq!(answer["url"], format!("{}/external-auth/second", server.url));
-    data.execute(&link("second", "NULL"));
+    link(&data, "second", "NULL");
     let answer = object(&ask(&server, "/external-auth?match=https://github.com/x"));
     for (field, value) in [
         ("access_token", "sesame"),
@@ -185,7 +183,7 @@ fn conn_066_listening_answers_soon_after_the_link_is_made() {
         let waiting = scope.spawn(|| ask(&server, "/external-auth?id=first&listen=true"));
         std::thread::sleep(Duration::from_secs(2));
         assert!(!waiting.is_finished());
-        data.execute(&link("first", "NULL"));
+        link(&data, "first", "NULL");
         let answer = waiting.join().unwrap();
         assert_eq!(
             (answer.status, &object(&answer)["access_token"]),
@@ -216,14 +214,14 @@ fn conn_067_a_log_source_is_created_as_often_as_one_likes_and_takes_lines() {
     ] });
     assert_eq!(tell(&server, "PATCH", "/logs", &lines).status, 200);
     assert_eq!(
-        data.query("SELECT level || ' ' || output FROM workspace_agent_logs"),
+        data.query("SELECT level, output FROM workspace_agent_logs"),
         ["warn hello"]
     );
     let status = json!({ "app_slug": "code", "state": "working", "message": "at it", "uri": "" });
     let answer = tell(&server, "PATCH", "/app-status", &status);
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(
-        data.query("SELECT state || ' ' || message FROM workspace_app_statuses"),
+        data.query("SELECT state, message FROM workspace_app_statuses"),
         ["working at it"]
     );
     let bad = tell(
@@ -258,7 +256,7 @@ fn conn_068_the_builds_version_is_one_with_which_log_streamers_dial_2_8() {
 fn conn_073_an_encrypted_link_is_an_error_and_its_text_stays_here() {
     let data = Data::new(EXAMPLE_SEED);
     let server = data.serve_with(&[], &PROVIDERS);
-    data.execute(&link("first", "'key'"));
+    link(&data, "first", "'key'");
     let answer = ask(&server, "/external-auth?id=first");
     assert_eq!(answer.status, 500);
     assert!(!format!("{answer:?}").contains("sesame"), "{answer:?}");
@@ -292,8 +290,8 @@ fn a_provider_that_cannot_be_used_is_named_at_the_start_without_its_value() {
     let data = Data::new(EXAMPLE_SEED);
     let mut command = drpcd();
     command
-        .args(["server", "--http-address", "127.0.0.1:0", "--data-dir"])
-        .arg(data.path())
+        .args(["server", "--http-address", "127.0.0.1:0"])
+        .args(data.store())
         .env("CODER_EXTERNAL_AUTH_0_ID", "git")
         .env("CODER_EXTERNAL_AUTH_0_TOKEN_URL", "secret-but-no-url")
         .stderr(Stdio::piped());

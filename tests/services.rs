@@ -4,7 +4,9 @@
 
 mod support;
 
+use drpcd::clock::Clock;
 use support::{Data, EXAMPLE_SEED, go};
+use uuid::Uuid;
 
 /// The methods of the service, but for the banner that agents of API 2.0 ask for.
 const METHODS: [&str; 17] = [
@@ -34,18 +36,24 @@ fn two_agents() -> String {
 }
 
 /// A task of the workspace, run in the first app of the agent `main`.
-const TASK: &str = "
-    INSERT INTO tasks SELECT randomblob(16), organization_id, owner_id, 'fix', id,
-        (SELECT id FROM template_versions LIMIT 1), 'fix it', 0, NULL FROM workspaces;
-    INSERT INTO task_workspace_apps SELECT tasks.id, workspace_agents.id, workspace_apps.id, 1
-        FROM tasks, workspace_agents JOIN workspace_apps ON workspace_apps.agent_id = workspace_agents.id
-        WHERE workspace_agents.name = 'main' AND workspace_apps.slug = 'code'";
+fn add_task(data: &Data) {
+    let (id, created_at) = (data.id(Uuid::from_u128(1)), data.time(Clock::system().now()));
+    data.execute(&format!(
+        "INSERT INTO tasks (id, organization_id, owner_id, name, workspace_id, template_version_id, prompt, created_at)
+            SELECT {id}, organization_id, owner_id, 'fix', id, (SELECT id FROM template_versions LIMIT 1), 'fix it',
+            {created_at} FROM workspaces;
+        INSERT INTO task_workspace_apps (task_id, workspace_agent_id, workspace_app_id, workspace_build_number)
+            SELECT {id}, workspace_agents.id, workspace_apps.id, 1
+            FROM workspace_agents JOIN workspace_apps ON workspace_apps.agent_id = workspace_agents.id
+            WHERE workspace_agents.name = 'main' AND workspace_apps.slug = 'code'"
+    ));
+}
 
 #[test]
 fn two_agents_of_a_workspace_use_every_method_and_all_of_it_is_stored() {
     let data = Data::new(&two_agents());
     let server = data.serve(&["--agent-stats-refresh-interval", "1s"]);
-    data.execute(TASK);
+    add_task(&data);
     let flags = ["--use", "--stop-after-ready", "4s"];
     let Some(main) = go("agent", &server.agents[0], &flags) else {
         return;
@@ -68,22 +76,20 @@ fn two_agents_of_a_workspace_use_every_method_and_all_of_it_is_stored() {
         assert_eq!(child["agent_name"], format!("{name}-web"));
         assert_eq!(child["parent_id"], report["manifest"]["agent_id"]);
     }
-    // In a query of its own, so that it may be ordered.
-    let rows = |sql: &str| data.query(&format!("SELECT * FROM ({sql})"));
+    let rows = |sql: &str| data.query(sql);
 
     let agents = rows(
-        "SELECT name || ' ' || lifecycle_state || ' ' || version || ' ' || subsystems || ' ' || deleted
-         FROM workspace_agents ORDER BY name",
+        "SELECT name, lifecycle_state, version, CAST(subsystems AS TEXT) LIKE '%envbox%', deleted FROM workspace_agents ORDER BY name",
     );
     assert_eq!(
         agents,
         [
-            r#"main off v2.31.0 ["envbox"] 0"#,
-            "main-gone created  [] 1",
-            "main-web created  [] 0",
-            r#"second off v2.31.0 ["envbox"] 0"#,
-            "second-gone created  [] 1",
-            "second-web created  [] 0",
+            "main off v2.31.0 1 0",
+            "main-gone created  0 1",
+            "main-web created  0 0",
+            "second off v2.31.0 1 0",
+            "second-gone created  0 1",
+            "second-web created  0 0",
         ]
     );
     assert_eq!(
@@ -95,7 +101,7 @@ fn two_agents_of_a_workspace_use_every_method_and_all_of_it_is_stored() {
         ["4"]
     );
     let apps = rows(
-        "SELECT workspace_agents.name || ' ' || substr(slug, -12) || ' ' || health || ' ' || open_in
+        "SELECT workspace_agents.name, CASE WHEN slug LIKE '%-code-server' THEN '-code-server' ELSE slug END, health, open_in
          FROM workspace_apps JOIN workspace_agents ON workspace_agents.id = agent_id
          ORDER BY workspace_agents.name, slug",
     );
@@ -113,8 +119,8 @@ fn two_agents_of_a_workspace_use_every_method_and_all_of_it_is_stored() {
         ]
     );
     let statuses = rows(
-        "SELECT name || ' ' || state || ' ' || message || ' ' || coalesce(uri, 'NULL')
-         FROM workspace_app_statuses JOIN workspace_agents ON workspace_agents.id = agent_id ORDER BY name, state DESC",
+        "SELECT name, state, message, coalesce(uri, 'NULL')
+         FROM workspace_app_statuses JOIN workspace_agents ON workspace_agents.id = agent_id ORDER BY name, CAST(state AS TEXT) DESC",
     );
     let both = |rows: &[&str]| -> Vec<String> {
         ["main", "second"]
@@ -130,26 +136,25 @@ fn two_agents_of_a_workspace_use_every_method_and_all_of_it_is_stored() {
         ])
     );
     let visits = rows(
-        "SELECT agent_name || ' ' || type || ' ' || coalesce(ip, 'NULL') || ' ' || coalesce(code, 'NULL') || ' ' ||
-             (disconnect_time IS NULL) || ' ' || coalesce(disconnect_reason, 'NULL')
-         FROM connection_logs ORDER BY agent_name, type",
+        "SELECT agent_name, type, ip, coalesce(code, -1), disconnect_time IS NULL, coalesce(disconnect_reason, 'NULL')
+         FROM connection_logs ORDER BY agent_name, CAST(type AS TEXT)",
     );
     assert_eq!(
         visits,
         both(&[
             "ssh 127.0.0.1 255 0 process exited with error status: 255",
-            "vscode 192.0.2.7 NULL 1 NULL"
+            "vscode 192.0.2.7 -1 1 NULL"
         ])
     );
     let timings = rows(
-        "SELECT workspace_agents.name || ' ' || stage || ' ' || status || ' ' || exit_code
+        "SELECT workspace_agents.name, stage, status, exit_code
          FROM workspace_agent_script_timings AS timings
          JOIN workspace_agent_scripts AS scripts ON scripts.id = timings.script_id
-         JOIN workspace_agents ON workspace_agents.id = scripts.workspace_agent_id ORDER BY workspace_agents.name, stage",
+         JOIN workspace_agents ON workspace_agents.id = scripts.workspace_agent_id ORDER BY workspace_agents.name, CAST(stage AS TEXT)",
     );
     assert_eq!(timings, both(&["start ok 0", "stop ok 0"]));
     let usage = rows(
-        "SELECT unique_workspaces_count || ' ' || unique_users_count || ' ' || allowed_requests || ' ' || denied_requests
+        "SELECT unique_workspaces_count, unique_users_count, allowed_requests, denied_requests
          FROM boundary_usage_stats",
     );
     assert_eq!(usage, ["1 1 4 2"]);
@@ -158,8 +163,7 @@ fn two_agents_of_a_workspace_use_every_method_and_all_of_it_is_stored() {
          UNION ALL SELECT state FROM workspace_agent_volume_resource_monitors",
     );
     assert_eq!(monitors, ["NOK", "NOK", "OK", "OK"]);
-    let notifications =
-        rows("SELECT DISTINCT created_by || ' ' || method FROM notification_messages ORDER BY 1");
+    let notifications = rows("SELECT DISTINCT created_by, method FROM notification_messages ORDER BY 1");
     assert_eq!(
         notifications,
         [
@@ -168,18 +172,18 @@ fn two_agents_of_a_workspace_use_every_method_and_all_of_it_is_stored() {
         ]
     );
     let stats = rows(
-        "SELECT name || ' ' || (count(*) >= 2) || ' ' || max(connection_count) || ' ' || max(session_count_vscode)
+        "SELECT name, count(*) >= 2, max(connection_count), max(session_count_vscode)
          FROM workspace_agent_stats JOIN workspace_agents ON workspace_agents.id = agent_id GROUP BY name ORDER BY name",
     );
     assert_eq!(stats, both(&["1 2 1"]));
     assert_eq!(rows("SELECT last_used_at > created_at FROM workspaces"), ["1"]);
     let values = rows(
-        "SELECT name || ' ' || count(*) FROM workspace_agent_metadata
+        "SELECT name, count(*) FROM workspace_agent_metadata
          JOIN workspace_agents ON workspace_agents.id = workspace_agent_id WHERE value <> '' GROUP BY name ORDER BY name",
     );
     assert_eq!(values, both(&["2"]));
     let lines = rows(
-        "SELECT name || ' ' || count(*) FROM workspace_agent_logs
+        "SELECT name, count(*) FROM workspace_agent_logs
          JOIN workspace_agents ON workspace_agents.id = agent_id GROUP BY name ORDER BY name",
     );
     assert_eq!(lines, both(&["2"]));

@@ -201,9 +201,7 @@ fn a_resume_token_keeps_the_peer_id_and_a_bad_one_is_dropped() {
 #[test]
 fn a_client_of_an_owner_sees_agents_come_and_go() {
     let kit = Kit::new();
-    let owner = kit
-        .data
-        .value("SELECT lower(hex(id)) FROM users WHERE username = 'ada'");
+    let owner = kit.data.value("SELECT id FROM users WHERE username = 'ada'");
     let mut client = go!("client", &kit.client, &["--follow", &owner]);
     client.await_line("workspace_update");
     let second = "owner: { username: ada }\nworkspace: { name: dev }\nagents: [{ name: second }]\n";

@@ -399,7 +399,7 @@ struct GoServer {
 pub fn serve_go() -> Option<&'static str> {
     static SERVER: OnceLock<Option<GoServer>> = OnceLock::new();
     let server = SERVER.get_or_init(|| {
-        let mut child = std::process::Command::new(super::go_program()?)
+        let mut child = std::process::Command::new(super::go::go_program()?)
             .arg("script-server")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
