@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -16,20 +17,27 @@ import (
 	"github.com/drpcd/drpcd/interop/internal/agent"
 	"github.com/drpcd/drpcd/interop/internal/refserver"
 	"github.com/drpcd/drpcd/interop/internal/transport"
+	"github.com/drpcd/drpcd/interop/proto/agentpb"
 	"github.com/drpcd/drpcd/interop/proto/tailnetpb"
 )
 
 // dialsAtOnce bounds how many sessions are being dialed.
 const dialsAtOnce = 32
 
-// holdIdle opens sessions with their two long streams and keeps them.
-func holdIdle(ctx context.Context, options transport.Options, agents int, hold time.Duration) (any, bool, error) {
+// An idle agent's reports: statistics as often as the server says by default, banners as often as a real agent asks.
+const (
+	statsInterval  = 30 * time.Second
+	bannerInterval = 2 * time.Minute
+)
+
+// holdIdle opens sessions with their two long streams and keeps them, silent or with an idle agent's reports.
+func holdIdle(ctx context.Context, agents []transport.Options, hold time.Duration, report bool) (any, bool, error) {
 	dials := semaphore.NewWeighted(dialsAtOnce)
 	var mu sync.Mutex
 	var wait sync.WaitGroup
 	var sessions []*transport.Session
 	var failed error
-	for range agents {
+	for _, options := range agents {
 		if err := dials.Acquire(ctx, 1); err != nil {
 			return nil, false, err
 		}
@@ -52,18 +60,61 @@ func holdIdle(ctx context.Context, options transport.Options, agents int, hold t
 		return nil, false, failed
 	}
 	fmt.Fprintln(os.Stderr, "held")
-	select {
-	case <-time.After(hold):
-	case <-ctx.Done():
+	held, cancel := context.WithTimeout(ctx, hold)
+	defer cancel()
+	result := &idleResult{Agents: len(sessions), Errors: map[string]int{}}
+	if report {
+		for _, session := range sessions {
+			wait.Add(1)
+			go func() {
+				defer wait.Done()
+				for text, count := range reportIdle(held, session) {
+					mu.Lock()
+					result.Errors[text] += count
+					mu.Unlock()
+				}
+			}()
+		}
+		wait.Wait()
 	}
-	result := &idleResult{Agents: len(sessions)}
+	<-held.Done()
 	for _, session := range sessions {
 		if session.Mux.IsClosed() {
 			result.Lost++
 		}
 		_ = session.Close()
 	}
-	return result, result.Lost == 0, nil
+	return result, result.Lost == 0 && len(result.Errors) == 0, nil
+}
+
+// reportIdle reports what an idle agent does until the context ends, and counts the errors by their texts.
+func reportIdle(ctx context.Context, session *transport.Session) map[string]int {
+	client := agentpb.NewDRPCAgentClient(session)
+	failed := map[string]int{}
+	note := func(err error) {
+		if err != nil && ctx.Err() == nil {
+			failed[err.Error()]++
+		}
+	}
+	// Agents did not all begin in the same moment.
+	if !pause(ctx, rand.N(statsInterval)) {
+		return failed
+	}
+	stats, banners := time.NewTicker(statsInterval), time.NewTicker(bannerInterval)
+	defer stats.Stop()
+	defer banners.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return failed
+		case <-stats.C:
+			_, err := client.UpdateStats(ctx, &agentpb.UpdateStatsRequest{Stats: &agentpb.Stats{ConnectionMedianLatencyMs: -1}})
+			note(err)
+		case <-banners.C:
+			_, err := client.GetAnnouncementBanners(ctx, &agentpb.GetAnnouncementBannersRequest{})
+			note(err)
+		}
+	}
 }
 
 func dialIdle(ctx context.Context, options transport.Options) (*transport.Session, error) {

@@ -73,17 +73,36 @@ func runStreams(ctx context.Context, flags *flag.FlagSet, args []string) (any, b
 type idleResult struct {
 	Agents int `json:"agents"`
 	Lost   int `json:"lost"`
+	// Errors counts what the reports were answered, by text.
+	Errors map[string]int `json:"errors"`
 }
 
 func runIdle(ctx context.Context, flags *flag.FlagSet, args []string) (any, bool, error) {
 	options := dialFlags(flags)
-	agents := flags.Int("agents", 1000, "sessions, each with its two long streams")
+	agents := flags.Int("agents", 0, "sessions, each with its two long streams; 0 is one for each token")
+	tokens := flags.String("tokens", "", "file with an agent's token on each line, taken in turn; --token without")
 	hold := flags.Duration("hold", 10*time.Second, "how long they stay")
+	report := flags.Bool("report", false, "also report statistics and ask for banners, as often as a real agent does")
 	if err := parse(flags, args); err != nil {
 		return nil, false, err
 	}
-	if *agents > maxIdle {
+	list := []string{options.Token}
+	if *tokens != "" {
+		var err error
+		if list, err = readLines(*tokens); err != nil {
+			return nil, false, err
+		}
+	}
+	if *agents == 0 {
+		*agents = len(list)
+	}
+	if *agents < 0 || *agents > maxIdle {
 		return nil, false, errors.New("agents out of range")
 	}
-	return holdIdle(ctx, *options, *agents, *hold)
+	dials := make([]transport.Options, *agents)
+	for i := range dials {
+		dials[i] = *options
+		dials[i].Token = list[i%len(list)]
+	}
+	return holdIdle(ctx, dials, *hold, *report)
 }
