@@ -46,6 +46,7 @@ func runSoak(ctx context.Context, flags *flag.FlagSet, args []string) (any, bool
 	tokens := flags.String("tokens", "", "file with an agent's token on each line")
 	duration := flags.Duration("duration", 3*time.Minute, "how long agents come and go")
 	seed := flags.Uint64("seed", 1, "of the random choices")
+	calm := flags.Bool("calm", false, "nobody is cut or ends before the time is over")
 	if err := parse(flags, args); err != nil {
 		return nil, false, err
 	}
@@ -80,7 +81,11 @@ func runSoak(ctx context.Context, flags *flag.FlagSet, args []string) (any, bool
 				config.StartScript = time.Duration(random.IntN(4)) * time.Second
 				config.ExtraLogLines, config.ExtraLogBytes = random.IntN(20), 80
 				config.BannerInterval = 20 * time.Second
-				life, end := context.WithTimeout(ctx, between(minLife, maxLife))
+				lifetime := between(minLife, maxLife)
+				if *calm {
+					config.Abrupt, config.Cuts, config.BannerInterval, lifetime = false, 0, 0, *duration
+				}
+				life, end := context.WithTimeout(ctx, lifetime)
 				report := agent.Run(life, config)
 				end()
 				mu.Lock()

@@ -13,7 +13,7 @@ use crate::store::{
     Invalidation, NewApp, NewSubAgent, ScriptTiming, StoreError, SubAgent, SubAgentAdopted, SubAgentDeleted,
 };
 
-/// Owner and organization of an agent's workspace, to be compared with another's.
+/// Owner and organization of an agent's workspace.
 macro_rules! owner_of {
     ($agent:literal) => {
         concat!(
@@ -25,6 +25,22 @@ macro_rules! owner_of {
             WHERE a.id = ",
             $agent,
             ")"
+        )
+    };
+}
+
+/// Whether the workspaces of $1 and $2 have one owner and organization.
+macro_rules! same_owner {
+    () => {
+        concat!(
+            "EXISTS (
+                SELECT 1 FROM ",
+            owner_of!("$1"),
+            " AS one JOIN ",
+            owner_of!("$2"),
+            " AS other
+                ON one.owner_id = other.owner_id AND one.organization_id = other.organization_id
+            )"
         )
     };
 }
@@ -89,11 +105,11 @@ statements! {
         ORDER BY child.created_at, child.id";
     DELETE_SUB_AGENT = "delete_sub_agent": concat!(
         "UPDATE workspace_agents SET deleted = TRUE
-        WHERE id = $1 AND parent_id IS NOT NULL AND NOT deleted AND ", owner_of!("$1"), " = ", owner_of!("$2")
+        WHERE id = $1 AND parent_id IS NOT NULL AND NOT deleted AND ", same_owner!()
     );
     /// Why nothing was deleted; no row for an agent that never was.
     NOT_DELETED = "sub_agent_not_deleted": concat!(
-        "SELECT ", owner_of!("$1"), " = ", owner_of!("$2"), " AS own FROM workspace_agents WHERE id = $1"
+        "SELECT ", same_owner!(), " AS own FROM workspace_agents WHERE id = $1"
     );
     INSERT_SCRIPT_TIMING = "insert_script_timing":
         "INSERT INTO workspace_agent_script_timings (script_id, started_at, ended_at, exit_code, stage, status)
@@ -238,8 +254,8 @@ async fn delete_in(
     }
     let why = transaction.one(NOT_DELETED.bind(agent.0).bind(caller.0)).await?;
     Ok(match why.get("own")? {
-        Some(true) => SubAgentDeleted::Done,
-        Some(false) | None => SubAgentDeleted::Forbidden,
+        true => SubAgentDeleted::Done,
+        false => SubAgentDeleted::Forbidden,
     })
 }
 

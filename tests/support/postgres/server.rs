@@ -315,7 +315,11 @@ fn binaries() -> Option<&'static Path> {
                 assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{message}");
                 eprintln!("{message}");
             }
-            found
+            // Where the programs are and not a link to them: their libraries are beside them.
+            found.map(|binaries| match fs::canonicalize(binaries.join("postgres")) {
+                Ok(program) => program.parent().unwrap_or(&binaries).to_owned(),
+                Err(_) => binaries,
+            })
         })
         .as_deref()
 }
