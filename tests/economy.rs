@@ -137,11 +137,12 @@ fn rows_read(agents: usize, duration: &str) -> Option<f64> {
         "SELECT coalesce(sum(calls), 0) {COUNTED} AND {READS_AGENT_ROW}"
     ));
     let reads: f64 = reads[0].parse().unwrap();
-    #[expect(clippy::cast_precision_loss, reason = "some hundred agents")]
-    let each = reads / agents as f64;
+    // Sub agents, which some of the agents make, connect too.
+    let connected = data.value("SELECT count(*) FROM workspace_agents WHERE first_connected_at IS NOT NULL");
+    let each = reads / connected.parse::<f64>().unwrap();
     let calls = &result["calls"];
     print(
-        &format!("{agents} agents, {duration}, {calls} calls: {each:.2} reads of an agent's row each"),
+        &format!("{connected} agents, {duration}, {calls} calls: {each:.2} reads of an agent's row each"),
         &counted,
     );
     Some(each)

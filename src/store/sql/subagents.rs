@@ -253,9 +253,11 @@ async fn delete_in(
         return Ok(SubAgentDeleted::Done);
     }
     let why = transaction.one(NOT_DELETED.bind(agent.0).bind(caller.0)).await?;
-    Ok(match why.get("own")? {
-        true => SubAgentDeleted::Done,
-        false => SubAgentDeleted::Forbidden,
+    let own: bool = why.get("own")?;
+    Ok(if own {
+        SubAgentDeleted::Done
+    } else {
+        SubAgentDeleted::Forbidden
     })
 }
 
