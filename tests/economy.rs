@@ -7,9 +7,10 @@
 mod support;
 
 use std::fmt::Write as _;
+use std::fs;
 use std::time::Duration;
 
-use support::{Data, go, postgres};
+use support::{Data, SeededAgent, go, postgres};
 use uuid::Uuid;
 
 /// What counts as a statement: neither transaction control nor settings, and not the counting itself.
@@ -69,7 +70,7 @@ fn idle(agents: usize, seconds: u64) -> Option<f64> {
     data.query("CREATE EXTENSION pg_stat_statements");
     let drpcd = data.serve_alone(&[]);
     let file = data.path().join("tokens");
-    std::fs::write(&file, tokens).unwrap();
+    fs::write(&file, tokens).unwrap();
     // A little longer than is counted, so that nobody leaves meanwhile.
     let hold = format!("{}s", seconds + 20);
     let flags = ["--tokens", file.to_str().unwrap(), "--hold", &hold, "--report"];
@@ -121,7 +122,7 @@ fn rows_read(agents: usize, duration: &str) -> Option<f64> {
     data.query("CREATE EXTENSION pg_stat_statements");
     let drpcd = data.serve_alone(&[]);
     let file = data.path().join("tokens");
-    std::fs::write(&file, tokens).unwrap();
+    fs::write(&file, tokens).unwrap();
     begin_counting(&data);
     let flags = [
         "--tokens",
@@ -159,4 +160,184 @@ fn an_agents_row_is_read_once_for_a_session() {
 fn ten_minutes_of_work_read_an_agents_row_once() {
     let Some(each) = rows_read(300, "10m") else { return };
     assert!(each <= 1.0, "{each} reads for each agent");
+}
+
+/// CPU seconds of processes so far, those of ended children of the first included.
+fn cpu(pids: &[u32]) -> f64 {
+    let ticks = |pid: &u32| -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let Some((_, fields)) = stat.rsplit_once(") ") else {
+            return 0;
+        };
+        let fields: Vec<u64> = fields
+            .split(' ')
+            .map(|field| field.parse().unwrap_or(0))
+            .collect();
+        // utime and stime, and those of children that were waited for.
+        fields[11..15].iter().sum()
+    };
+    let ticks: u64 = pids.iter().map(ticks).sum();
+    let a_second = rustix::param::clock_ticks_per_second();
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
+    let seconds = ticks as f64 / a_second as f64;
+    seconds
+}
+
+/// Resident KiB of processes.
+fn resident(pids: &[u32]) -> u64 {
+    let kib = |pid: &u32| -> u64 {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    pids.iter().map(kib).sum()
+}
+
+/// What so many idle agents with their reports cost a minute, and the same with tunnels to some of them.
+fn slope(replicas: usize, agents: usize, tunnels: usize) -> Option<()> {
+    const MINUTES: u64 = 2;
+    let server = postgres::Server::new()?;
+    let (seed, tokens) = crowd(agents, "");
+    let data = Data::on(&server, &seed);
+    data.query("CREATE EXTENSION pg_stat_statements");
+    let drpcd = data.serve_replicas(replicas, &[]);
+    let before = resident(&drpcd.pids());
+    let file = data.path().join("tokens");
+    fs::write(&file, tokens).unwrap();
+    let hold = format!("{}s", MINUTES * 60 + 45);
+    let flags = ["--tokens", file.to_str().unwrap(), "--hold", &hold, "--report"];
+    let mut held = go("idle", drpcd.agent(), &flags)?;
+    held.await_line("held");
+    let client = if tunnels == 0 {
+        None
+    } else {
+        let ids = data.query(&format!("SELECT id FROM workspace_agents LIMIT {tunnels}"));
+        let mut flags = vec!["--duration".to_owned(), hold.clone()];
+        for id in ids {
+            flags.extend(["--tunnel".to_owned(), id]);
+        }
+        let user = SeededAgent {
+            token: data.client_token("ada"),
+            ..drpcd.agent().clone()
+        };
+        let flags: Vec<_> = flags.iter().map(String::as_str).collect();
+        Some(go("client", &user, &flags)?)
+    };
+    std::thread::sleep(Duration::from_secs(15));
+    begin_counting(&data);
+    let wal = || data.number("SELECT (pg_current_wal_lsn() - '0/0')::bigint");
+    let (drpcd_cpu, postgres_cpu, written) = (cpu(&drpcd.pids()), cpu(&server.pids()), wal());
+    std::thread::sleep(Duration::from_secs(MINUTES * 60));
+    #[expect(clippy::cast_precision_loss, reason = "a count of minutes")]
+    let a_minute = |figure: f64| figure / MINUTES as f64;
+    let drpcd_cpu = a_minute(cpu(&drpcd.pids()) - drpcd_cpu);
+    let postgres_cpu = a_minute(cpu(&server.pids()) - postgres_cpu);
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
+    let written = a_minute((wal() - written) as f64 / 1024.0);
+    let counted = statements(&data);
+    let all: u64 = counted.iter().map(|(calls, _)| calls).sum();
+    #[expect(clippy::cast_precision_loss, reason = "some hundred statements")]
+    let all = a_minute(all as f64);
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
+    let memory = (resident(&drpcd.pids()) - before) as f64 / 1024.0;
+    println!(
+        "| {replicas} | {agents} | {tunnels} | {all:.0} | {drpcd_cpu:.2} | {memory:.1} | {postgres_cpu:.2} | {written:.0} |"
+    );
+    assert_eq!(held.result()["lost"], 0);
+    drop(client);
+    Some(())
+}
+
+#[test]
+#[ignore = "takes half an hour"]
+fn what_grows_with_agents_replicas_and_tunnels() {
+    println!(
+        "\n| replicas | idle agents | tunnels | statements a minute | drpcd CPU s a minute | drpcd MiB for them | \
+         Postgres CPU s a minute | WAL KiB a minute |\n|---|---|---|---|---|---|---|---|"
+    );
+    for (replicas, agents, tunnels) in [
+        (1, 500, 0),
+        (1, 1_000, 0),
+        (1, 2_000, 0),
+        (2, 1_000, 0),
+        (3, 1_000, 0),
+        (2, 1_000, 200),
+        (2, 1_000, 400),
+    ] {
+        if slope(replicas, agents, tunnels).is_none() {
+            return;
+        }
+    }
+}
+
+/// Holds idle agents on two replicas and looks every second at when each was last written.
+fn heartbeats(agents: usize, seconds: usize) -> Option<()> {
+    const TICK: i64 = 15_000_000;
+    let server = postgres::Server::new()?;
+    let (seed, tokens) = crowd(agents, "");
+    let data = Data::on(&server, &seed);
+    data.query("CREATE EXTENSION pg_stat_statements");
+    let drpcd = data.serve_replicas(2, &[]);
+    let tokens: Vec<_> = tokens.lines().collect();
+    let mut held = Vec::new();
+    for (replica, tokens) in tokens.chunks(agents / 2).enumerate() {
+        let file = data.path().join(format!("tokens.{replica}"));
+        fs::write(&file, tokens.join("\n")).unwrap();
+        let hold = format!("{}s", seconds + 40);
+        let flags = ["--tokens", file.to_str().unwrap(), "--hold", &hold, "--report"];
+        held.push(go("idle", &drpcd.agent_at(replica), &flags)?);
+    }
+    for held in &mut held {
+        held.await_line("held");
+    }
+    // The first tick after the last of them connected.
+    std::thread::sleep(Duration::from_secs(20));
+    begin_counting(&data);
+    let mut delays = Vec::with_capacity(seconds);
+    for _ in 0..seconds {
+        let row = data.query(
+            "SELECT percentile_disc(0.99) WITHIN GROUP (ORDER BY since), max(since), count(*) FROM (
+                SELECT (extract(epoch FROM now() - last_connected_at) * 1000000)::bigint AS since
+                FROM workspace_agents WHERE disconnected_at IS NULL OR disconnected_at < last_connected_at
+            ) AS connected",
+        );
+        let figures: Vec<i64> = row[0].split(' ').map(|figure| figure.parse().unwrap()).collect();
+        assert_eq!(figures[2], i64::try_from(agents).unwrap(), "all stay connected");
+        // Whom nobody has seen for 30 s looks gone.
+        assert!(figures[1] < 2 * TICK, "one was not written for {} us", figures[1]);
+        delays.push((figures[0] - TICK).max(0));
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    let counted = statements(&data);
+    let ticks: u64 = counted
+        .iter()
+        .filter(|(_, text)| text.starts_with("UPDATE workspace_agents SET last_connected_at"))
+        .map(|(calls, _)| calls)
+        .sum();
+    let most = delays.iter().max().unwrap();
+    println!(
+        "{agents} agents: p99 of a tick's delay at most {most} us, {ticks} statements of heartbeats a minute"
+    );
+    assert!(*most < 5_000_000, "a tick's p99 was {most} us late");
+    // Two replicas, a tick each 15 s and one more, up to 5,000 agents in a statement.
+    let most = 2 * (seconds / 15 + 2) * agents.div_ceil(10_000);
+    assert!(
+        ticks <= u64::try_from(most).unwrap(),
+        "{ticks} statements of heartbeats"
+    );
+    for held in held {
+        assert_eq!(held.result()["lost"], 0);
+    }
+    Some(())
+}
+
+#[test]
+fn conn_078_heartbeats_of_idle_agents_are_written_by_the_batch_and_in_time() {
+    heartbeats(300, 20);
+}
+
+#[test]
+#[ignore = "takes 10,000 sessions"]
+fn conn_078_ten_thousand_idle_agents_all_stay_connected() {
+    heartbeats(10_000, 60);
 }
