@@ -6,6 +6,7 @@
 mod error;
 mod events;
 mod model;
+pub mod postgres;
 pub mod sqlite;
 mod status;
 #[cfg(test)]

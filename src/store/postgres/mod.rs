@@ -1,0 +1,3 @@
+//! The engine for several servers on one database.
+
+pub mod notify;
