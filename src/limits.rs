@@ -7,7 +7,7 @@ use crate::http::limits as http;
 use crate::mux::{Bound, Layout, MAX_PACKET, serve};
 use crate::services::agent::limits as services;
 use crate::services::{patience, tailnet};
-use crate::{batch, config, coordinator, proto, seed, telemetry};
+use crate::{batch, config, coordinator, proto, pubsub, seed, telemetry};
 
 /// Requests without content, or with a few short texts. Later versions may add some.
 const SMALL: usize = 64 << 10;
@@ -243,6 +243,11 @@ pub fn table() -> Vec<Limit> {
             "calls that wait for the store",
             format!("{} of requests", size(patience::MAX_WAITING_BYTES)),
             "further calls fail at once",
+        ),
+        row(
+            "messages to other servers on a Postgres database that is away",
+            size(pubsub::limits::MAX_OUTGOING),
+            "the oldest are dropped and counted; the others read what they follow again",
         ),
         row(
             "body of a REST request",

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Instant, Timestamp};
 use crate::ids::AgentId;
-use crate::pubsub::Pubsub;
+use crate::pubsub::{MAX_PAYLOAD, Pubsub};
 use crate::store::{MetadataValue, Store, StoreError};
 
 pub use self::metrics::{FlushReason, MetadataMetrics};
@@ -53,8 +53,11 @@ const DROP_WARNING_INTERVAL: Duration = Duration::from_secs(10);
 /// Where the ids of agents with new values are published.
 pub const CHANNEL: &str = "workspace_agent_metadata_batch";
 
-/// Ids in one message: 22 characters each, below Postgres' limit of 8,000 bytes.
-const IDS_PER_MESSAGE: usize = 363;
+/// Characters of one id in a message.
+const ID_LENGTH: usize = 22;
+
+/// Ids in one message.
+const IDS_PER_MESSAGE: usize = MAX_PAYLOAD / ID_LENGTH;
 
 /// Collects values and writes them in batches. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -379,7 +382,7 @@ fn count_per_agent(values: &[MetadataValue]) -> BTreeMap<AgentId, u16> {
 /// The ids in unpadded standard base64, without separators, in messages of a bounded length.
 fn messages(agents: &[AgentId]) -> impl Iterator<Item = String> {
     agents.chunks(IDS_PER_MESSAGE).map(|chunk| {
-        let mut message = String::with_capacity(chunk.len() * 22);
+        let mut message = String::with_capacity(chunk.len() * ID_LENGTH);
         for agent in chunk {
             STANDARD_NO_PAD.encode_string(agent.as_bytes(), &mut message);
         }

@@ -1,16 +1,21 @@
 //! Publish and subscribe by channel name, and what travels on the channels that are known.
 //!
-//! Owns the subscribers of this process. Publishing never waits and never fails: a subscriber that reads too slowly
-//! loses what it has queued and is told so, and then re-reads what it follows. Must never look into the store: events
-//! of other processes come in through [`bridge`], which delivers them here.
+//! Owns the subscribers of this process. Publishing never waits and never fails: a subscriber that missed something, as it
+//! reads too slowly or because the way from another process was cut, is told so, and then re-reads what it follows. Must
+//! never look into the store: events of other processes come in through [`bridge`] or [`Remote`], which deliver them here.
 //!
-//! Channels and payloads are the original's (coder/coder `coderd/wspubsub`, `coderd/agentapi/logs.go`), so that an
-//! engine with LISTEN/NOTIFY can stand between [`Pubsub::publish`] and [`Pubsub::deliver`] without anyone noticing.
+//! Channels and payloads are the original's (coder/coder `coderd/wspubsub`, `coderd/agentapi/logs.go`), so that it and
+//! any number of our processes can share a database.
 
 pub mod bridge;
 mod claims;
 mod invalidation;
+mod listening;
 mod logs;
+mod outgoing;
+mod remote;
+#[cfg(test)]
+mod tests;
 mod workspace;
 
 use std::collections::{HashMap, VecDeque};
@@ -21,11 +26,22 @@ use tokio::sync::Notify;
 pub use claims::PrebuildClaims;
 pub use invalidation::Invalidations;
 pub use logs::LogNotification;
+pub use remote::{Remote, RemoteStatus, Unsent};
 pub use workspace::WorkspaceEvents;
 
+use self::listening::Changes;
+use self::outgoing::{Message, Outgoing};
 pub use crate::store::{InvalidEvent, WorkspaceEvent, WorkspaceEventKind};
 
-/// Messages that a subscriber may have unread. Payloads stay below 8,000 bytes, so a stalled subscriber holds at most
+/// What [`crate::limits`] tells operators of.
+pub(crate) mod limits {
+    pub(crate) use super::outgoing::MAX_BYTES as MAX_OUTGOING;
+}
+
+/// Longest payload in bytes: Postgres refuses one of 8,000.
+pub const MAX_PAYLOAD: usize = 7_999;
+
+/// Messages that a subscriber may have unread. With payloads of at most [`MAX_PAYLOAD`], a stalled subscriber holds at most
 /// 2 MB; one that follows a workspace or a log sees a few messages a second.
 const MAX_UNREAD: usize = 256;
 
@@ -37,6 +53,15 @@ pub struct Pubsub(Arc<Hub>);
 #[derive(Debug, Default)]
 struct Hub {
     channels: Mutex<HashMap<Arc<str>, Vec<Weak<Queue>>>>,
+    /// The way to and from other processes, if there is one.
+    uplink: Option<Arc<Uplink>>,
+}
+
+/// What goes to other processes, and what is wanted of them.
+#[derive(Debug, Default)]
+struct Uplink {
+    outgoing: Outgoing,
+    changes: Changes,
 }
 
 /// What one subscriber has not read yet.
@@ -52,7 +77,7 @@ struct Unread {
     lagged: bool,
 }
 
-/// A subscriber read too slowly and missed messages: what it follows has to be read again.
+/// A subscriber missed messages, or may have: what it follows has to be read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("messages were missed")]
 pub struct Lagged;
@@ -63,9 +88,32 @@ impl Pubsub {
         Self::default()
     }
 
-    /// Tells everyone who follows `channel`, in this process and in those that share its store's notifications.
+    /// One that shares its messages with other processes, by way of `uplink`.
+    fn shared(uplink: Arc<Uplink>) -> Self {
+        Self(Arc::new(Hub {
+            uplink: Some(uplink),
+            ..Hub::default()
+        }))
+    }
+
+    /// Tells everyone who follows `channel`, in this process at once, and in those that share its store's notifications as
+    /// soon as they can be reached.
+    ///
+    /// What cannot be told to other processes, as a payload above [`MAX_PAYLOAD`], nobody is told, with a warning.
     pub fn publish(&self, channel: &str, payload: &str) {
+        let Some(uplink) = &self.0.uplink else {
+            return self.deliver(channel, payload);
+        };
+        if !remote::carries(channel, payload) {
+            tracing::warn!(
+                channel,
+                length = payload.len(),
+                "a message that cannot be sent is dropped"
+            );
+            return;
+        }
         self.deliver(channel, payload);
+        uplink.outgoing.push(Message::new(channel, payload));
     }
 
     /// Tells the subscribers of this process only, for messages that come from elsewhere.
@@ -81,6 +129,9 @@ impl Pubsub {
     }
 
     /// Follows `channel` from now on, until the subscription is dropped.
+    ///
+    /// Messages of other processes may still pass by for a moment, or for as long as those cannot be reached. When that is
+    /// over, [`Lagged`] says so: whoever subscribes, reads, and reads again when told to, misses nothing.
     pub fn subscribe(&self, channel: &str) -> Subscription {
         let queue = Arc::new(Queue::default());
         let mut channels = lock(&self.0.channels);
@@ -90,7 +141,11 @@ impl Pubsub {
         };
         let queues = channels.entry(Arc::clone(&key)).or_default();
         queues.push(Arc::downgrade(&queue));
+        let first = queues.len() == 1;
         drop(channels);
+        if first {
+            self.0.changed(&key);
+        }
         Subscription {
             hub: Arc::clone(&self.0),
             channel: key,
@@ -99,15 +154,62 @@ impl Pubsub {
     }
 }
 
+#[cfg(test)]
+impl Pubsub {
+    /// Lets all subscribers of this process know that they may have missed something.
+    pub(crate) fn lose_messages(&self) {
+        self.0.lag_all();
+    }
+}
+
+impl Hub {
+    /// A channel has got its first subscription, or has lost its last.
+    fn changed(&self, channel: &Arc<str>) {
+        if let Some(uplink) = &self.uplink {
+            uplink.changes.note(Arc::clone(channel));
+        }
+    }
+
+    /// Whether there is a subscription of `channel`.
+    fn is_wanted(&self, channel: &str) -> bool {
+        lock(&self.channels).contains_key(channel)
+    }
+
+    /// The channels of which there are subscriptions.
+    fn wanted(&self) -> Vec<Arc<str>> {
+        lock(&self.channels).keys().cloned().collect()
+    }
+
+    /// Tells the subscriptions of `channel` that they may have missed something.
+    fn lag(&self, channel: &str) {
+        let channels = lock(&self.channels);
+        for queue in channels.get(channel).into_iter().flatten() {
+            queue.upgrade().inspect(|queue| queue.lag());
+        }
+    }
+
+    /// Tells all subscriptions that they may have missed something.
+    fn lag_all(&self) {
+        let channels = lock(&self.channels);
+        for queue in channels.values().flatten() {
+            queue.upgrade().inspect(|queue| queue.lag());
+        }
+    }
+}
+
 impl Queue {
     fn push(&self, payload: Arc<str>) {
         let mut unread = lock(&self.unread);
         if unread.payloads.len() == MAX_UNREAD {
-            unread.payloads.clear();
-            unread.lagged = true;
+            unread.lag();
         }
         unread.payloads.push_back(payload);
         drop(unread);
+        self.changed.notify_one();
+    }
+
+    fn lag(&self) {
+        lock(&self.unread).lag();
         self.changed.notify_one();
     }
 
@@ -117,6 +219,14 @@ impl Queue {
             return Some(Err(Lagged));
         }
         unread.payloads.pop_front().map(Ok)
+    }
+}
+
+impl Unread {
+    /// What is unread is part of what has to be read again.
+    fn lag(&mut self) {
+        self.payloads.clear();
+        self.lagged = true;
     }
 }
 
@@ -154,6 +264,8 @@ impl Drop for Subscription {
             queues.retain(|queue| !std::ptr::eq(queue.as_ptr(), Arc::as_ptr(&self.queue)));
             if queues.is_empty() {
                 channels.remove(&self.channel);
+                drop(channels);
+                self.hub.changed(&self.channel);
             }
         }
     }
@@ -162,56 +274,4 @@ impl Drop for Subscription {
 /// Locks; every holder leaves the data whole at each step, so a panic elsewhere does not matter.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn subscribers_of_a_channel_get_its_messages_in_order_and_no_others() {
-        let pubsub = Pubsub::in_process();
-        let (mut one, mut two) = (pubsub.subscribe("a"), pubsub.subscribe("a"));
-        let mut other = pubsub.subscribe("b");
-        pubsub.publish("a", "1");
-        pubsub.publish("a", "2");
-        for subscription in [&mut one, &mut two] {
-            assert_eq!(subscription.next().await.as_deref(), Ok("1"));
-            assert_eq!(subscription.next().await.as_deref(), Ok("2"));
-        }
-        assert_eq!(other.try_next(), None);
-    }
-
-    #[tokio::test]
-    async fn a_slow_subscriber_is_told_that_it_missed_messages_and_goes_on() {
-        let pubsub = Pubsub::in_process();
-        let mut slow = pubsub.subscribe("a");
-        for number in 0..=MAX_UNREAD {
-            pubsub.publish("a", &number.to_string());
-        }
-        assert_eq!(slow.next().await, Err(Lagged));
-        assert_eq!(slow.next().await.as_deref(), Ok(&*MAX_UNREAD.to_string()));
-        assert_eq!(slow.try_next(), None);
-    }
-
-    #[test]
-    fn a_dropped_subscription_leaves_nothing_behind() {
-        let pubsub = Pubsub::in_process();
-        let (one, two) = (pubsub.subscribe("a"), pubsub.subscribe("a"));
-        drop(one);
-        assert_eq!(lock(&pubsub.0.channels)["a"].len(), 1);
-        drop(two);
-        assert!(lock(&pubsub.0.channels).is_empty());
-        pubsub.publish("a", "nobody");
-    }
-
-    #[tokio::test]
-    async fn a_waiting_subscriber_wakes_up() {
-        let pubsub = Pubsub::in_process();
-        let mut waiting = pubsub.subscribe("a");
-        let message = tokio::spawn(async move { waiting.next().await });
-        tokio::task::yield_now().await;
-        pubsub.publish("a", "now");
-        assert_eq!(message.await.unwrap().as_deref(), Ok("now"));
-    }
 }

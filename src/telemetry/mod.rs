@@ -7,5 +7,6 @@ pub mod build_durations;
 pub mod logs;
 pub mod metrics;
 pub mod network;
+pub mod pubsub;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -1,4 +1,5 @@
-//! A network between agents and a server that does what networks do: it delays, trickles, falls silent and resets.
+//! A network between agents and a server that does what networks do: it delays, trickles, falls silent and resets. Also
+//! between a server and its database.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -53,21 +54,27 @@ struct Network {
 pub struct Proxy {
     address: SocketAddr,
     network: watch::Sender<Network>,
-    _runtime: Runtime,
+    runtime: Option<Runtime>,
 }
 
 impl Proxy {
     pub fn new(server: &Server) -> Self {
+        Self::to(server.url.strip_prefix("http://").unwrap().parse().unwrap())
+    }
+
+    pub fn to(target: SocketAddr) -> Self {
         let runtime = Runtime::new().unwrap();
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        // Asynchronous tests cannot wait for another runtime.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        let target: SocketAddr = server.url.strip_prefix("http://").unwrap().parse().unwrap();
         let (network, changes) = watch::channel(Network {
             to_server: Lane::GOOD,
             to_agent: Lane::GOOD,
             generation: 0,
         });
         runtime.spawn(async move {
+            let listener = TcpListener::from_std(listener).unwrap();
             while let Ok((agent, _)) = listener.accept().await {
                 tokio::spawn(connect(agent, target, changes.clone()));
             }
@@ -75,8 +82,12 @@ impl Proxy {
         Self {
             address,
             network,
-            _runtime: runtime,
+            runtime: Some(runtime),
         }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// An agent that dials through the proxy.
@@ -179,5 +190,12 @@ impl Pump {
                 return;
             }
         }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // As above.
+        self.runtime.take().unwrap().shutdown_background();
     }
 }

@@ -23,7 +23,7 @@ use super::super::listener::ConnectionPlace;
 use super::super::{App, SessionHost};
 use super::caller;
 use crate::ids::WorkspaceId;
-use crate::pubsub::PrebuildClaims;
+use crate::services::agent::Claims;
 
 /// How often a stream without news says that it lives; as often as the original's.
 const PING_INTERVAL: Duration = Duration::from_secs(15);
@@ -49,11 +49,10 @@ pub(super) async fn get<H: SessionHost>(
     if let Some(place) = request.extensions.get::<ConnectionPlace>() {
         place.give_back();
     }
-    let workspace = authenticated.workspace.id;
     let events = Events {
-        claims: host.agents().prebuild_claims(workspace),
+        claims: host.agents().claims(&authenticated.workspace),
         pings: app.clock.interval(PING_INTERVAL),
-        workspace,
+        workspace: authenticated.workspace.id,
         _permit: permit,
     };
     let stopping = app.stopping.clone();
@@ -85,7 +84,7 @@ pub(super) async fn get<H: SessionHost>(
 
 /// What an agent hears, one event after the other.
 struct Events {
-    claims: PrebuildClaims,
+    claims: Claims,
     pings: Interval,
     workspace: WorkspaceId,
     _permit: OwnedSemaphorePermit,

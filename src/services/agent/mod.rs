@@ -10,6 +10,7 @@ mod apps;
 mod autostart;
 mod boundary_logs;
 mod cached_workspace;
+mod claims;
 mod connections;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
@@ -46,6 +47,7 @@ pub(crate) mod limits {
 
 pub use self::announcement_banners::{Appearance, AppearanceError, Banner, StoreAppearance};
 pub use self::apps::{AppReporter, AppStatusError, AppStatusReport};
+pub use self::claims::Claims;
 pub use self::logs::{LogsError, LogsStored, NO_TEXT, clean_log_line};
 pub use self::resources_monitoring::AlertLimits;
 use self::session::Session;

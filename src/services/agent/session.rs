@@ -11,7 +11,7 @@ use super::{AgentApi, AgentServices, agent_error};
 use crate::batch::connections::Subject;
 use crate::ids::{AgentId, TemplateId, TemplateVersionId, UserId, WorkspaceId};
 use crate::mux::Status;
-use crate::pubsub::{PrebuildClaims, WorkspaceEvent, WorkspaceEventKind};
+use crate::pubsub::{WorkspaceEvent, WorkspaceEventKind};
 use crate::store::{Agent, Authenticated, Monitors, StoreError, Workspace};
 
 #[derive(Debug)]
@@ -200,10 +200,5 @@ impl AgentServices {
         self.parts
             .pubsub
             .publish_workspace_event(subject.owner_id, &event);
-    }
-
-    /// Follows the claims of a prebuilt workspace from now on.
-    pub fn prebuild_claims(&self, workspace: WorkspaceId) -> PrebuildClaims {
-        self.parts.pubsub.prebuild_claims(workspace)
     }
 }

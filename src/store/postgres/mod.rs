@@ -5,6 +5,7 @@
 
 pub(super) mod engine;
 mod error;
+pub mod notify;
 mod open;
 mod value;
 

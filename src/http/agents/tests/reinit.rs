@@ -6,7 +6,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::advance;
 
-use super::kit::{Kit, driven, until};
+use super::kit::{Kit, SEED, away, driven, until};
 use crate::http::agents::MAX_REINIT_STREAMS;
 
 /// An event as an agent's reader takes it, or its error.
@@ -83,9 +83,25 @@ impl Reader {
     }
 }
 
+/// The kit's agent in a prebuild; there is also a user who has a workspace.
+async fn prebuilt() -> Kit {
+    let owner = "owner: { username: ada, name: Ada Lovelace, email: ada@example.com }";
+    assert!(SEED.contains(owner));
+    let prebuild = SEED.replacen(owner, "owner: { username: prebuilds }", 1);
+    Kit::with(&format!("{prebuild}\n---\n{SEED}"), Vec::new()).await
+}
+
+/// The prebuild.
 async fn workspace(kit: &Kit) -> uuid::Uuid {
-    let workspace = kit.value("SELECT lower(hex(id)) FROM workspaces").await;
-    workspace.parse().unwrap()
+    let sql = "SELECT lower(hex(w.id)) FROM workspaces w JOIN users u ON u.id = w.owner_id WHERE username = 'prebuilds'";
+    kit.value(sql).await.parse().unwrap()
+}
+
+/// How an agent hears of a claim.
+fn claimed(workspace: uuid::Uuid) -> Event {
+    Event::Data(format!(
+        r#"{{"WorkspaceID":"{workspace}","reason":"prebuild_claimed"}}"#
+    ))
 }
 
 #[tokio::test]
@@ -127,7 +143,7 @@ async fn conn_061_a_stream_that_is_refused_concerns_nothing_else() {
 
 #[tokio::test]
 async fn conn_062_a_claim_is_told_in_the_words_that_agents_read() {
-    let kit = Kit::new().await;
+    let kit = prebuilt().await;
     let workspace = workspace(&kit).await;
     let mut reader = Reader::new(kit.open("reinit").await).await;
     let other = uuid::Uuid::from_u128(1);
@@ -136,9 +152,65 @@ async fn conn_062_a_claim_is_told_in_the_words_that_agents_read() {
     for payload in ["prebuild_claimed", "22222222-2222-4222-8222-222222222222"] {
         kit.pubsub
             .publish(&format!("prebuild_claimed_{workspace}"), payload);
-        let expected = format!(r#"{{"WorkspaceID":"{workspace}","reason":"prebuild_claimed"}}"#);
-        assert_eq!(reader.event().await, Some(Event::Data(expected)));
+        assert_eq!(reader.event().await, Some(claimed(workspace)));
     }
+}
+
+#[tokio::test]
+async fn ordinary_workspaces_follow_no_claims() {
+    let kit = Kit::new().await;
+    let mut readers = Vec::new();
+    for _ in 0..10 {
+        readers.push(Reader::new(kit.open("reinit").await).await);
+    }
+    let followed = format!("{:?}", kit.pubsub);
+    assert!(!followed.contains("prebuild_claimed"), "{followed}");
+    kit.pubsub.lose_messages();
+    assert_eq!(kit.store.calls("workspaces"), 0);
+
+    let kit = prebuilt().await;
+    let _reader = Reader::new(kit.open("reinit").await).await;
+    let channel = format!("prebuild_claimed_{}", workspace(&kit).await);
+    assert!(format!("{:?}", kit.pubsub).contains(&channel));
+}
+
+/// Lets the store answer, while time stands still.
+async fn settle() {
+    tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(100)))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_claim_that_may_have_been_missed_is_looked_up() {
+    driven(async {
+        let kit = prebuilt().await;
+        let workspace = workspace(&kit).await;
+        let mut reader = Reader::new(kit.open("reinit").await).await;
+        // Nothing was missed: the next that comes is a ping.
+        kit.pubsub.lose_messages();
+        until(|| kit.store.calls("workspaces") == 1).await;
+        settle().await;
+        advance(Duration::from_millis(15_010)).await;
+        assert_eq!(reader.event().await, Some(Event::Ping));
+
+        let sql =
+            "UPDATE workspaces SET owner_id = (SELECT id FROM users WHERE username = 'ada'), name = 'claimed'
+             WHERE owner_id = (SELECT id FROM users WHERE username = 'prebuilds')";
+        kit.value(sql).await;
+        kit.store.fail("workspaces", away());
+        kit.pubsub.lose_messages();
+        until(|| kit.store.calls("workspaces") == 2).await;
+        kit.store.mend("workspaces");
+        settle().await;
+        advance(Duration::from_millis(5_010)).await;
+        assert_eq!(reader.event().await, Some(claimed(workspace)));
+        // It is told of once.
+        kit.pubsub.lose_messages();
+        advance(Duration::from_millis(15_010)).await;
+        assert_eq!(reader.event().await, Some(Event::Ping));
+    })
+    .await;
 }
 
 #[tokio::test]
