@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::outbox::{Next, Outbox};
 use super::request::Request;
 use super::tunnels::{MAX_TUNNELS, Tunnels, shrink};
-use super::{EncodedNode, PeerId, PeerSnapshot, Snapshot};
+use super::{CoordinatorStatus, EncodedNode, PeerId, PeerSnapshot, Snapshot};
 use crate::clock::Instant;
 use crate::proto::tailnet::coordinate_response::peer_update::Kind;
 
@@ -235,6 +235,15 @@ impl Core {
             self.keep_ended(peer);
         }
         self.tunnels = Tunnels::default();
+    }
+
+    /// See [`super::Coordinator::status`].
+    pub(super) fn status(&self) -> CoordinatorStatus {
+        CoordinatorStatus {
+            peers: self.peers.len(),
+            tunnels: self.tunnels.len(),
+            healthy: true,
+        }
     }
 
     /// See [`super::Coordinator::snapshot`].

@@ -14,9 +14,10 @@ use super::core::{Core, Epoch};
 use super::outbox::Next;
 use super::request::Request;
 use super::tunnels::shrink;
-use super::{Connection, CoordinateError, Coordinator, PeerId, Response, Snapshot};
+use super::{Connection, CoordinateError, Coordinator, CoordinatorStatus, PeerId, Response, Role, Snapshot};
 use crate::clock::Clock;
 use crate::proto::tailnet::{CoordinateRequest, Node};
+use crate::store::StoreError;
 
 /// Handshakes that are taken with the lock held once. An honest list answers one response, so it has no more.
 const HANDSHAKES_AT_ONCE: usize = 1_024;
@@ -83,7 +84,7 @@ impl fmt::Debug for MemoryCoordinator {
 
 #[async_trait]
 impl Coordinator for MemoryCoordinator {
-    fn connect(&self, id: PeerId, name: &str) -> Box<dyn Connection> {
+    fn connect(&self, id: PeerId, name: &str, _: Role) -> Box<dyn Connection> {
         let now = self.clock.monotonic();
         let epoch = self.change(|core| core.connect(id, name, now));
         tracing::debug!(peer = %id, name, "coordinating");
@@ -94,17 +95,26 @@ impl Coordinator for MemoryCoordinator {
         })
     }
 
-    async fn node(&self, id: PeerId) -> Option<Node> {
+    /// Of a peer that is connected.
+    async fn node(&self, id: PeerId) -> Result<Option<Node>, StoreError> {
         let node = self.state().core.node(id);
-        node.map(|node| node.decode())
+        Ok(node.map(|node| node.decode()))
     }
 
-    fn snapshot(&self, most: usize) -> Snapshot {
+    fn status(&self) -> CoordinatorStatus {
+        self.state().core.status()
+    }
+
+    async fn snapshot(&self, most: usize) -> Result<Snapshot, StoreError> {
         let now = self.clock.monotonic();
-        self.state().core.snapshot(most, now)
+        Ok(self.state().core.snapshot(most, now))
     }
 
-    fn close(&self) {
+    fn successor(&self) -> Box<dyn Coordinator> {
+        Box::new(Self::new(self.clock.clone()))
+    }
+
+    async fn close(&self) {
         self.change(Core::close);
     }
 }
