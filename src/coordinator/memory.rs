@@ -1,20 +1,21 @@
 //! The coordinator of one process: the core under one lock, and a waker per connection.
 //!
-//! Must never run anything of a peer's, its waker included, with the lock held or in a way that another peer pays for.
+//! Must never run anything of a peer's with the lock held.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use async_trait::async_trait;
 
-use super::core::{Core, Epoch};
+use super::core::Core;
 use super::outbox::Next;
 use super::request::Request;
-use super::tunnels::shrink;
-use super::{Connection, CoordinateError, Coordinator, CoordinatorStatus, PeerId, Response, Role, Snapshot};
+use super::wakers::{Wakers, wake};
+use super::{
+    Connection, CoordinateError, Coordinator, CoordinatorStatus, Epoch, PeerId, Response, Role, Snapshot,
+};
 use crate::clock::Clock;
 use crate::proto::tailnet::{CoordinateRequest, Node};
 use crate::store::StoreError;
@@ -32,8 +33,7 @@ pub struct MemoryCoordinator {
 #[derive(Default)]
 struct State {
     core: Core,
-    /// Connections that wait for something to say; as many as there are connections.
-    waiting: HashMap<Epoch, Waker>,
+    waiting: Wakers,
 }
 
 impl MemoryCoordinator {
@@ -55,16 +55,9 @@ impl MemoryCoordinator {
         let mut state = self.state();
         let result = change(&mut state.core);
         let woken = state.core.take_woken();
-        let woken: Vec<Waker> = woken
-            .iter()
-            .filter_map(|epoch| state.waiting.remove(epoch))
-            .collect();
+        let woken = state.waiting.take(&woken);
         drop(state);
-        for waker in woken {
-            if catch_unwind(AssertUnwindSafe(|| waker.wake())).is_err() {
-                tracing::error!("panic while waking a peer");
-            }
-        }
+        wake(woken);
         result
     }
 
@@ -143,7 +136,7 @@ impl Connection for MemoryConnection {
         match state.core.next(self.id, self.epoch, now) {
             Next::Response(response) => Poll::Ready(Some(response)),
             Next::Nothing => {
-                state.waiting.insert(self.epoch, cx.waker().clone());
+                state.waiting.wait(self.epoch, cx);
                 Poll::Pending
             }
             Next::Ended => Poll::Ready(None),
@@ -155,10 +148,7 @@ impl Drop for MemoryConnection {
     fn drop(&mut self) {
         let forget = || {
             self.coordinator.change(|core| core.forget(self.id, self.epoch));
-            let mut state = self.coordinator.state();
-            let waker = state.waiting.remove(&self.epoch);
-            shrink(&mut state.waiting);
-            drop(state);
+            let waker = self.coordinator.state().waiting.forget(self.epoch);
             drop(waker);
         };
         // A connection is also dropped while a panic of its peer's request unwinds; a second one would end the process.

@@ -10,9 +10,11 @@ mod memory;
 mod node;
 mod outbox;
 mod request;
+mod shared;
 #[cfg(test)]
 pub(crate) mod suite;
 mod tunnels;
+mod wakers;
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,12 +25,13 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 pub use self::memory::MemoryCoordinator;
-pub use self::node::{EncodedNode, MAX_NODE};
+pub use self::node::{EncodedNode, InvalidNode, MAX_NODE};
+pub use self::shared::{SharedCoordinator, SharedOptions};
 pub(crate) use self::tunnels::MAX_TUNNELS;
 pub use crate::ids::PeerId;
 use crate::proto::tailnet::coordinate_response::peer_update::Kind;
 use crate::proto::tailnet::{CoordinateRequest, Node};
-use crate::store::StoreError;
+use crate::store::{SharedSnapshot, StoreError};
 
 /// An id that is not sixteen bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +47,15 @@ impl TryFrom<&[u8]> for PeerId {
             .map_err(|_| InvalidId(bytes.len()))
     }
 }
+
+/// Number of a connection; a peer that connects again has a higher one.
+type Epoch = u64;
+
+/// What a peer is told whose id has connected again.
+const OVERWRITTEN: &str = "peer ID overwritten by new connection";
+
+/// What every peer is told when the coordinator shuts down or is replaced.
+const CLOSED: &str = "coordinator closed";
 
 /// What a peer does when the coordinator ends its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +122,8 @@ pub struct Snapshot {
     pub total_peers: usize,
     /// All tunnels, shown or not.
     pub total_tunnels: usize,
+    /// What is stored where all replicas see it; `None` of a coordinator that shares nothing.
+    pub shared: Option<SharedSnapshot>,
 }
 
 /// A connected peer.
