@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use cap::Cap;
 use drpcd::clock::{Clock, Instant, Timestamp};
-use drpcd::coordinator::{Connection, Coordinator as _, MemoryCoordinator, PeerId};
+use drpcd::coordinator::{Connection, Coordinator as _, MemoryCoordinator, PeerId, Role};
 use drpcd::mux::pipe::io::IoPipe;
 use drpcd::mux::{Client, Control, Inbound, Outbound, Registry, serve};
 use drpcd::proto::tailnet::coordinate_request::{Tunnel, UpdateSelf};
@@ -99,7 +99,7 @@ impl Server {
         let mut registry = Registry::new();
         register_tailnet(&mut registry, |api: &Arc<TailnetApi>| Arc::clone(api));
         Self {
-            services: Arc::new(TailnetServices::new(coordinator, maps)),
+            services: Arc::new(TailnetServices::new(Box::new(coordinator), maps)),
             registry: Arc::new(registry),
             listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),
         }
@@ -193,12 +193,12 @@ async fn fan_out() {
 /// Connects idle peers, which have read what there is and wait; `with` says what each asked before.
 fn idle(what: &str, with: impl Fn(&dyn Connection)) {
     let coordinator = MemoryCoordinator::new(Clock::driven(Timestamp::UNIX_EPOCH));
-    let agent = coordinator.connect(AGENT, "ada-dev-main");
+    let agent = coordinator.connect(AGENT, "ada-dev-main", Role::Agent);
     agent.handle(update(1)).unwrap();
     let mut peers = Vec::with_capacity(IDLE_PEERS as usize);
     let before = HEAP.allocated();
     for number in 0..IDLE_PEERS {
-        let peer = coordinator.connect(PeerId(Uuid::from_u128(number)), "ada-dev-main");
+        let peer = coordinator.connect(PeerId(Uuid::from_u128(number)), "ada-dev-main", Role::Client);
         with(&*peer);
         peers.push(peer);
     }

@@ -64,6 +64,8 @@ ids! {
     NotificationTemplateId,
     /// An organization.
     OrganizationId,
+    /// Who takes part in coordination: an agent's own id, or the one that a client was given.
+    PeerId,
     /// One start of one server process.
     ReplicaId,
     /// A resource of a build; agents hang on it.

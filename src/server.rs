@@ -21,7 +21,6 @@ use url::Url;
 
 use crate::clock::Clock;
 use crate::config::{Config, StorePlace};
-use crate::coordinator::MemoryCoordinator;
 use crate::http::{self, App, BUILD_VERSION, Listener};
 use crate::seed::Seed;
 use crate::services::tailnet::derp::DerpError;
@@ -118,8 +117,11 @@ impl Server {
         if let Some(listener) = metrics_listener {
             let metrics = parts.metrics.clone();
             let tailnet = Arc::clone(&parts.tailnet);
-            let router =
-                http::introspection_router(move || metrics.text(), move |most| tailnet.snapshot(most));
+            let snapshot = move |most| {
+                let tailnet = Arc::clone(&tailnet);
+                async move { tailnet.snapshot(most).await }
+            };
+            let router = http::introspection_router(move || metrics.text(), snapshot);
             listeners.spawn(listener, router, &clock);
         }
         announce(&config, &access_url, address, &parts);
@@ -213,11 +215,9 @@ impl RunningServer {
     ///
     /// The present one's peers are told, and come again. Tunnels in use outlast that, since peers forget each other only
     /// after a while of silence.
-    pub fn swap_coordinator(&self) {
+    pub async fn renew_coordinator(&self) {
         tracing::warn!("starting over with a new coordinator");
-        self.parts
-            .tailnet
-            .swap_coordinator(MemoryCoordinator::new(self.clock.clone()));
+        self.parts.tailnet.renew_coordinator().await;
     }
 
     /// Lets nobody in any more, ends all sessions, writes what is queued, and closes the store, in this order.

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use cap::Cap;
 use drpcd::clock::{Clock, Timestamp};
-use drpcd::coordinator::{Connection, Coordinator as _, MemoryCoordinator, PeerId};
+use drpcd::coordinator::{Connection, Coordinator as _, MemoryCoordinator, PeerId, Role};
 use drpcd::proto::tailnet::coordinate_request::{Disconnect, ReadyForHandshake, Tunnel, UpdateSelf};
 use drpcd::proto::tailnet::{CoordinateRequest, Node};
 use rand::rngs::SmallRng;
@@ -56,7 +56,10 @@ fn crowd(coordinator: &MemoryCoordinator, seed: u64) -> usize {
     for _ in 0..STEPS {
         let one = random.random_range(0..PEERS);
         match random.random_range(0..10) {
-            0 => _ = peers.insert(one, coordinator.connect(PeerId(Uuid::from_u128(one)), "a peer")),
+            0 => {
+                let peer = coordinator.connect(PeerId(Uuid::from_u128(one)), "a peer", Role::Client);
+                peers.insert(one, peer);
+            }
             1 => _ = peers.remove(&one),
             2..5 if one % 2 == 0 => {
                 let mut cx = Context::from_waker(Waker::noop());
@@ -97,6 +100,6 @@ fn after_everybody_has_left_memory_is_what_it_was_before() {
             "seed {seed}: {before} bytes before, {peak} with the crowd, {after} after it"
         );
     }
-    let snapshot = coordinator.snapshot(10);
-    assert_eq!((snapshot.total_peers, snapshot.total_tunnels), (0, 0));
+    let status = coordinator.status();
+    assert_eq!((status.peers, status.tunnels), (0, 0));
 }

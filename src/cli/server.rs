@@ -49,7 +49,7 @@ async fn serve(config: Config, seed_file: Option<Seed>) -> Result<(), Failure> {
     survive_file_size_limit()?;
     // Before anything that a signal should end in order.
     let mut signals = Signals::new()?;
-    let mut swap_coordinator = listen(SignalKind::user_defined1())?;
+    let mut renew_coordinator = listen(SignalKind::user_defined1())?;
     let server = tokio::select! {
         server = Server::start(config, Clock::system(), seed_file.as_ref()) => server?,
         () = signals.end() => return Ok(()),
@@ -59,11 +59,15 @@ async fn serve(config: Config, seed_file: Option<Seed>) -> Result<(), Failure> {
         writeln!(out, "listening on http://{}", server.address())?;
         seed::write_table(&mut out, server.seeded(), server.access_url())?;
     }
-    loop {
-        tokio::select! {
-            () = signals.end() => break,
-            _ = swap_coordinator.recv() => server.swap_coordinator(),
+    let renewals = async {
+        while renew_coordinator.recv().await.is_some() {
+            server.renew_coordinator().await;
         }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = signals.end() => {}
+        () = renewals => {}
     }
     tracing::info!("shutting down; a second signal exits at once");
     tokio::select! {

@@ -9,18 +9,9 @@ use std::sync::Arc;
 use super::outbox::{Next, Outbox};
 use super::request::Request;
 use super::tunnels::{MAX_TUNNELS, Tunnels, shrink};
-use super::{EncodedNode, PeerId, PeerSnapshot, Snapshot};
+use super::{CLOSED, CoordinatorStatus, EncodedNode, Epoch, OVERWRITTEN, PeerId, PeerSnapshot, Snapshot};
 use crate::clock::Instant;
 use crate::proto::tailnet::coordinate_response::peer_update::Kind;
-
-/// What a peer is told whose id has connected again.
-const OVERWRITTEN: &str = "peer ID overwritten by new connection";
-
-/// What every peer is told when the coordinator shuts down or is replaced.
-const CLOSED: &str = "coordinator closed";
-
-/// Number of a connection; a peer that connects again has a higher one.
-pub(super) type Epoch = u64;
 
 #[derive(Debug, Default)]
 pub(super) struct Core {
@@ -237,6 +228,15 @@ impl Core {
         self.tunnels = Tunnels::default();
     }
 
+    /// See [`super::Coordinator::status`].
+    pub(super) fn status(&self) -> CoordinatorStatus {
+        CoordinatorStatus {
+            peers: self.peers.len(),
+            tunnels: self.tunnels.len(),
+            healthy: true,
+        }
+    }
+
     /// See [`super::Coordinator::snapshot`].
     pub(super) fn snapshot(&self, most: usize, now: Instant) -> Snapshot {
         let since = |then: Instant| now.saturating_duration_since(then);
@@ -257,6 +257,7 @@ impl Core {
             tunnels,
             total_peers: self.peers.len(),
             total_tunnels: self.tunnels.len(),
+            shared: None,
         }
     }
 

@@ -1,22 +1,24 @@
 //! The coordinator of one process: the core under one lock, and a waker per connection.
 //!
-//! Must never run anything of a peer's, its waker included, with the lock held or in a way that another peer pays for.
+//! Must never run anything of a peer's with the lock held.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use async_trait::async_trait;
 
-use super::core::{Core, Epoch};
+use super::core::Core;
 use super::outbox::Next;
 use super::request::Request;
-use super::tunnels::shrink;
-use super::{Connection, CoordinateError, Coordinator, PeerId, Response, Snapshot};
+use super::wakers::{Wakers, wake};
+use super::{
+    Connection, CoordinateError, Coordinator, CoordinatorStatus, Epoch, PeerId, Response, Role, Snapshot,
+};
 use crate::clock::Clock;
 use crate::proto::tailnet::{CoordinateRequest, Node};
+use crate::store::StoreError;
 
 /// Handshakes that are taken with the lock held once. An honest list answers one response, so it has no more.
 const HANDSHAKES_AT_ONCE: usize = 1_024;
@@ -31,8 +33,7 @@ pub struct MemoryCoordinator {
 #[derive(Default)]
 struct State {
     core: Core,
-    /// Connections that wait for something to say; as many as there are connections.
-    waiting: HashMap<Epoch, Waker>,
+    waiting: Wakers,
 }
 
 impl MemoryCoordinator {
@@ -54,16 +55,9 @@ impl MemoryCoordinator {
         let mut state = self.state();
         let result = change(&mut state.core);
         let woken = state.core.take_woken();
-        let woken: Vec<Waker> = woken
-            .iter()
-            .filter_map(|epoch| state.waiting.remove(epoch))
-            .collect();
+        let woken = state.waiting.take(&woken);
         drop(state);
-        for waker in woken {
-            if catch_unwind(AssertUnwindSafe(|| waker.wake())).is_err() {
-                tracing::error!("panic while waking a peer");
-            }
-        }
+        wake(woken);
         result
     }
 
@@ -83,7 +77,7 @@ impl fmt::Debug for MemoryCoordinator {
 
 #[async_trait]
 impl Coordinator for MemoryCoordinator {
-    fn connect(&self, id: PeerId, name: &str) -> Box<dyn Connection> {
+    fn connect(&self, id: PeerId, name: &str, _: Role) -> Box<dyn Connection> {
         let now = self.clock.monotonic();
         let epoch = self.change(|core| core.connect(id, name, now));
         tracing::debug!(peer = %id, name, "coordinating");
@@ -94,17 +88,26 @@ impl Coordinator for MemoryCoordinator {
         })
     }
 
-    async fn node(&self, id: PeerId) -> Option<Node> {
+    /// Of a peer that is connected.
+    async fn node(&self, id: PeerId) -> Result<Option<Node>, StoreError> {
         let node = self.state().core.node(id);
-        node.map(|node| node.decode())
+        Ok(node.map(|node| node.decode()))
     }
 
-    fn snapshot(&self, most: usize) -> Snapshot {
+    fn status(&self) -> CoordinatorStatus {
+        self.state().core.status()
+    }
+
+    async fn snapshot(&self, most: usize) -> Result<Snapshot, StoreError> {
         let now = self.clock.monotonic();
-        self.state().core.snapshot(most, now)
+        Ok(self.state().core.snapshot(most, now))
     }
 
-    fn close(&self) {
+    fn successor(&self) -> Box<dyn Coordinator> {
+        Box::new(Self::new(self.clock.clone()))
+    }
+
+    async fn close(&self) {
         self.change(Core::close);
     }
 }
@@ -133,7 +136,7 @@ impl Connection for MemoryConnection {
         match state.core.next(self.id, self.epoch, now) {
             Next::Response(response) => Poll::Ready(Some(response)),
             Next::Nothing => {
-                state.waiting.insert(self.epoch, cx.waker().clone());
+                state.waiting.wait(self.epoch, cx);
                 Poll::Pending
             }
             Next::Ended => Poll::Ready(None),
@@ -145,10 +148,7 @@ impl Drop for MemoryConnection {
     fn drop(&mut self) {
         let forget = || {
             self.coordinator.change(|core| core.forget(self.id, self.epoch));
-            let mut state = self.coordinator.state();
-            let waker = state.waiting.remove(&self.epoch);
-            shrink(&mut state.waiting);
-            drop(state);
+            let waker = self.coordinator.state().waiting.forget(self.epoch);
             drop(waker);
         };
         // A connection is also dropped while a panic of its peer's request unwinds; a second one would end the process.

@@ -10,9 +10,11 @@ mod memory;
 mod node;
 mod outbox;
 mod request;
+mod shared;
 #[cfg(test)]
 pub(crate) mod suite;
 mod tunnels;
+mod wakers;
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,26 +25,13 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 pub use self::memory::MemoryCoordinator;
-pub use self::node::{EncodedNode, MAX_NODE};
+pub use self::node::{EncodedNode, InvalidNode, MAX_NODE};
+pub use self::shared::{SharedCoordinator, SharedOptions};
 pub(crate) use self::tunnels::MAX_TUNNELS;
+pub use crate::ids::PeerId;
 use crate::proto::tailnet::coordinate_response::peer_update::Kind;
 use crate::proto::tailnet::{CoordinateRequest, Node};
-
-/// A peer: an agent's own id, or the one that a client was given.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PeerId(pub Uuid);
-
-impl fmt::Display for PeerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.as_hyphenated().fmt(f)
-    }
-}
-
-impl fmt::Debug for PeerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
+use crate::store::{SharedSnapshot, StoreError};
 
 /// An id that is not sixteen bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -57,6 +46,24 @@ impl TryFrom<&[u8]> for PeerId {
             .map(Self)
             .map_err(|_| InvalidId(bytes.len()))
     }
+}
+
+/// Number of a connection; a peer that connects again has a higher one.
+type Epoch = u64;
+
+/// What a peer is told whose id has connected again.
+const OVERWRITTEN: &str = "peer ID overwritten by new connection";
+
+/// What every peer is told when the coordinator shuts down or is replaced.
+const CLOSED: &str = "coordinator closed";
+
+/// What a peer does when the coordinator ends its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It drops its whole session and dials again, as agents do.
+    Agent,
+    /// It connects again by itself and asks for its tunnels anew.
+    Client,
 }
 
 /// Why a coordinator refuses a request. The text is the last error that the peer is told.
@@ -93,6 +100,17 @@ pub struct Update {
     pub node: Option<Arc<EncodedNode>>,
 }
 
+/// How a coordinator is doing.
+#[derive(Clone, Copy, Debug)]
+pub struct CoordinatorStatus {
+    /// Peers that are connected.
+    pub peers: usize,
+    /// Tunnels that they asked for.
+    pub tunnels: usize,
+    /// Whether it reaches what it depends on.
+    pub healthy: bool,
+}
+
 /// What a coordinator knows, for people to look at.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
@@ -104,6 +122,8 @@ pub struct Snapshot {
     pub total_peers: usize,
     /// All tunnels, shown or not.
     pub total_tunnels: usize,
+    /// What is stored where all replicas see it; `None` of a coordinator that shares nothing.
+    pub shared: Option<SharedSnapshot>,
 }
 
 /// A connected peer.
@@ -129,16 +149,23 @@ pub trait Coordinator: fmt::Debug + Send + Sync + 'static {
     /// Connects a peer. A connection of the same peer that still lives is ended, and nobody else notices.
     ///
     /// On a closed coordinator the connection says so and ends.
-    fn connect(&self, id: PeerId, name: &str) -> Box<dyn Connection>;
+    fn connect(&self, id: PeerId, name: &str, role: Role) -> Box<dyn Connection>;
 
-    /// The node that a connected peer told last.
-    async fn node(&self, id: PeerId) -> Option<Node>;
+    /// The node that a peer told last.
+    async fn node(&self, id: PeerId) -> Result<Option<Node>, StoreError>;
+
+    /// How it is doing; costs next to nothing.
+    fn status(&self) -> CoordinatorStatus;
 
     /// How things are, with at most `most` of the peers and of the tunnels, whichever they are.
-    fn snapshot(&self, most: usize) -> Snapshot;
+    async fn snapshot(&self, most: usize) -> Result<Snapshot, StoreError>;
 
-    /// Ends all connections: each is told that the others are lost, and that the coordinator is closed.
-    fn close(&self);
+    /// One that can take the place of this one, with nobody connected. It may wait for this one to be closed.
+    fn successor(&self) -> Box<dyn Coordinator>;
+
+    /// Ends all connections at once: each is told that the others are lost, and that the coordinator is closed. Then waits
+    /// until everybody elsewhere can know.
+    async fn close(&self);
 }
 
 /// One peer's connection. Dropping it without a Disconnect before means that the peer was lost.

@@ -22,6 +22,17 @@ pub struct EncodedNode {
     lasting: usize,
 }
 
+/// Bytes that are no node, or one larger than any honest one.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidNode {
+    /// They are not the encoding of a node.
+    #[error(transparent)]
+    Encoding(#[from] prost::DecodeError),
+    /// It is too large.
+    #[error(transparent)]
+    Size(#[from] CoordinateError),
+}
+
 impl EncodedNode {
     /// Encodes a node, unless it is larger than any honest one.
     pub fn new(mut node: Node) -> Result<Self, CoordinateError> {
@@ -43,6 +54,11 @@ impl EncodedNode {
             bytes: bytes.into_boxed_slice(),
             lasting,
         })
+    }
+
+    /// A node that somebody has stored, whoever encoded it.
+    pub fn from_stored(bytes: &[u8]) -> Result<Self, InvalidNode> {
+        Ok(Self::new(Node::decode(bytes)?)?)
     }
 
     /// The encoded node.

@@ -3,16 +3,20 @@
 //! So memory is bounded by tunnels, bursts coalesce, and nobody is evicted for reading slowly.
 //!
 //! ```text
-//! told of X \ news   NODE                        LOST, DISCONNECTED
-//! nothing            tell                        take back what was to be told
-//! a node             same: nothing; else tell    tell, forget
+//! told of X \ news   NODE                        end                             loss
+//! nothing            tell                        take back what was to be told   as an end
+//! a node             same: nothing; else tell    tell, forget                    tell with the node, remember
+//! a loss             tell                        tell, forget                    nothing
 //! ```
 //!
-//! Of two ends in a row the first counts, since the other would find nothing to take back. A node after an end that was
-//! not read yet is told even if it is the same: the peer behind it is another one.
+//! A coordinator in memory knows ends only, LOST or DISCONNECTED. One that several replicas share knows losses, which it
+//! may have to take back, and DISCONNECTED as an end.
 //!
-//! Source of the rules: coder/coder `tailnet/peer.go`; its queue of 512 responses, and the eviction of who does not read
-//! them, are not copied.
+//! Of two ends in a row the first counts, since the other would find nothing to take back. A node after an end or a loss
+//! that was not read yet is told even if it is the same: the peer behind it is another one.
+//!
+//! Source of the rules: coder/coder `tailnet/peer.go`, for losses `enterprise/tailnet/pgcoord.go` (mapper); the queue of
+//! 512 responses, and the eviction of who does not read them, are not copied.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -46,8 +50,10 @@ pub(super) struct Outbox {
 /// Another peer, as the owner of the outbox sees it. An entry lives while any field says something.
 #[derive(Debug, Default)]
 struct Other {
-    /// What the owner was told last.
+    /// The node that the owner was told last.
     told: Option<Arc<EncodedNode>>,
+    /// And then that the peer is lost.
+    told_lost: bool,
     news: Option<News>,
     /// It is ready for a handshake.
     ready: bool,
@@ -64,6 +70,16 @@ enum News {
         after_end: bool,
     },
     End(Kind, &'static str),
+    Lost(&'static str),
+}
+
+/// What the owner was told last of another peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// Nothing, or that it is gone.
+    Nothing,
+    Node,
+    Lost,
 }
 
 /// What a connection says next.
@@ -83,9 +99,9 @@ impl Outbox {
         }
         let other = self.others.entry(of).or_default();
         let after_end = match &other.news {
-            Some(News::End(..)) => true,
+            Some(News::End(..) | News::Lost(_)) => true,
             Some(News::Node { after_end, .. }) => *after_end,
-            None => false,
+            None => other.told_lost,
         };
         if !after_end && other.told.as_ref().is_some_and(|told| told.same_as(node)) {
             other.news = None;
@@ -99,7 +115,29 @@ impl Outbox {
         self.place(of);
     }
 
-    /// Another peer is lost or has disconnected.
+    /// What the owner knows of another peer.
+    pub(super) fn told(&self, of: PeerId) -> Told {
+        match self.others.get(&of) {
+            Some(other) if other.told_lost => Told::Lost,
+            Some(other) if other.told.is_some() => Told::Node,
+            _ => Told::Nothing,
+        }
+    }
+
+    /// Another peer is lost, which it may not be for good: that it was lost is remembered.
+    pub(super) fn tell_lost(&mut self, of: PeerId, reason: &'static str) {
+        let Some(other) = self.others.get_mut(&of) else {
+            return;
+        };
+        if self.ended {
+            return;
+        }
+        other.ready = false;
+        other.news = (other.told.is_some() && !other.told_lost).then_some(News::Lost(reason));
+        self.place(of);
+    }
+
+    /// Another peer is lost or has disconnected, for good.
     pub(super) fn tell_end(&mut self, of: PeerId, kind: Kind, reason: &'static str) {
         let Some(other) = self.others.get_mut(&of) else {
             return;
@@ -172,6 +210,11 @@ impl Outbox {
         }
     }
 
+    /// Whether there is something to say, or the connection has ended.
+    pub(super) fn has_something(&self) -> bool {
+        !self.order.is_empty() || !self.errors.is_empty() || self.ended
+    }
+
     /// Takes what is to be said next.
     pub(super) fn next(&mut self) -> Next {
         let mut updates = Vec::new();
@@ -225,10 +268,17 @@ impl Other {
             Some(News::Node { node, reason, .. }) => {
                 bytes = node.as_bytes().len();
                 self.told = Some(Arc::clone(&node));
+                self.told_lost = false;
                 push(Kind::Node, reason, Some(node));
+            }
+            // As in the original, which sends the node of a peer that is lost.
+            Some(News::Lost(reason)) => {
+                self.told_lost = true;
+                push(Kind::Lost, reason, self.told.clone());
             }
             Some(News::End(kind, reason)) => {
                 self.told = None;
+                self.told_lost = false;
                 push(kind, reason, None);
             }
             None => {}

@@ -5,10 +5,11 @@
 
 use std::fmt::{self, Display, Write as _};
 
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 
 use crate::coordinator::{EncodedNode, Snapshot};
+use crate::store::StoreError;
 
 /// Peers and tunnels that a page shows: what a browser shows without trouble. The rest is counted.
 pub(super) const MAX_ROWS: usize = 1_000;
@@ -18,10 +19,14 @@ const MAX_NODE_TEXT: usize = 4_096;
 
 const TITLE: &str = "in-memory coordinator debug";
 
-pub(super) fn coordinator(snapshot: &Snapshot) -> Response {
+pub(super) fn coordinator(snapshot: Result<Snapshot, StoreError>) -> Response {
+    let snapshot = match snapshot {
+        Ok(snapshot) => snapshot,
+        Err(error) => return (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    };
     let mut page = String::new();
     // Writing into a String cannot fail.
-    let _ = write(&mut page, snapshot);
+    let _ = write(&mut page, &snapshot);
     ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], page).into_response()
 }
 

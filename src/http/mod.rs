@@ -248,17 +248,20 @@ pub fn router<H: SessionHost>(app: Arc<App<H>>) -> Router {
 }
 
 /// The routes of the metrics address. `snapshot` gets how many peers and tunnels are shown at most.
-pub fn introspection_router(
+pub fn introspection_router<F>(
     text: impl Fn() -> String + Clone + Send + Sync + 'static,
-    snapshot: impl Fn(usize) -> Snapshot + Clone + Send + Sync + 'static,
-) -> Router {
+    snapshot: impl Fn(usize) -> F + Clone + Send + Sync + 'static,
+) -> Router
+where
+    F: Future<Output = Result<Snapshot, StoreError>> + Send,
+{
     let metrics = move || {
         let body = text();
         async move { ([(header::CONTENT_TYPE, OPEN_METRICS)], body) }
     };
     let coordinator = move || {
-        let page = debug::coordinator(&snapshot(debug::MAX_ROWS));
-        async move { page }
+        let snapshot = snapshot(debug::MAX_ROWS);
+        async move { debug::coordinator(snapshot.await) }
     };
     Router::new()
         .route("/metrics", get(metrics))

@@ -131,7 +131,8 @@ impl Parts {
         let agent = AgentServices::new(collaborators, agent_config(config, access_url), appearance);
         agent.swap_connection_logger(connection_logger(&config.connection_log, store, &logger_patience));
         let network_events = NetworkEvents::new(metrics.network_sink(), clock.clone());
-        let tailnet = TailnetServices::new(MemoryCoordinator::new(clock.clone()), derp_maps.clone());
+        let tailnet =
+            TailnetServices::new(Box::new(MemoryCoordinator::new(clock.clone())), derp_maps.clone());
         let tailnet = Arc::new(tailnet.with_network_events(network_events.clone()));
         metrics.add_readings(readings(
             derp.status(),
@@ -198,6 +199,11 @@ impl Parts {
     /// Writes what the batches hold, for at most `grace`.
     pub(super) async fn finish(mut self, clock: &Clock, grace: Duration) -> Result<(), ShutdownError> {
         self.quiet.cancel();
+        let tailnet = Arc::clone(&self.tailnet);
+        self.writers.spawn(async move {
+            tailnet.close().await;
+            ("peers", Ok(()))
+        });
         let mut failed = BTreeMap::new();
         let mut left = vec![
             "connection times",
@@ -206,6 +212,7 @@ impl Parts {
             "boundary usage",
             "times of last use",
             "network events",
+            "peers",
         ];
         let end = clock.sleep(grace);
         let mut end = std::pin::pin!(end);

@@ -51,7 +51,7 @@ pub(super) fn readings(
     tailnet: Arc<TailnetServices>,
 ) -> Vec<Reading> {
     let age = derp.clone();
-    let tunnels = Arc::clone(&tailnet);
+    let (tunnels, health) = (Arc::clone(&tailnet), Arc::clone(&tailnet));
     let runtime = tokio::runtime::Handle::current().metrics();
     vec![
         Reading::gauge("tasks", "Tasks that live now", move || {
@@ -73,10 +73,15 @@ pub(super) fn readings(
             move || events.dropped() as f64,
         ),
         Reading::gauge("tailnet_peers", "Peers that are connected", move || {
-            tailnet.snapshot(0).total_peers as f64
+            tailnet.status().peers as f64
         }),
         Reading::gauge("tailnet_tunnels", "Tunnels between peers", move || {
-            tunnels.snapshot(0).total_tunnels as f64
+            tunnels.status().tunnels as f64
         }),
+        Reading::gauge(
+            "tailnet_coordinator_healthy",
+            "Whether the coordinator reaches what it depends on",
+            move || f64::from(u8::from(health.status().healthy)),
+        ),
     ]
 }

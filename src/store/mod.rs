@@ -3,6 +3,7 @@
 //! Owns all SQL. Must never know of wire messages, HTTP or tasks, and never reads the clock: times are arguments.
 //! Services hold an `Arc<dyn Store>`, so an engine is a choice at start-up.
 
+mod coordination;
 mod error;
 mod events;
 mod model;
@@ -18,6 +19,9 @@ use std::fmt;
 
 use async_trait::async_trait;
 
+pub use coordination::{
+    Coordination, DatabaseTime, OwnPeer, PeerWrite, SharedSnapshot, StoredPeer, StoredTunnel, Tunnel,
+};
 pub use error::{StoreError, Violation};
 pub use events::Invalidation;
 pub use model::*;

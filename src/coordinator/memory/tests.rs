@@ -1,5 +1,5 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::Wake;
+use std::task::{Wake, Waker};
 
 use uuid::Uuid;
 
@@ -15,8 +15,10 @@ fn coordinator() -> MemoryCoordinator {
 }
 
 impl Harness for Memory {
-    fn coordinator(&self) -> &dyn Coordinator {
-        &self.0
+    const REMEMBERS_LOSSES: bool = false;
+
+    fn coordinators(&self) -> Vec<&dyn Coordinator> {
+        vec![&self.0]
     }
 
     /// Every effect is there when a call returns.
@@ -25,9 +27,15 @@ impl Harness for Memory {
     fn assert_empty(&self) {
         assert!(self.0.is_empty());
     }
+
+    /// Nothing does.
+    async fn reset(&self) {}
 }
 
-coordinator_suite!(Memory(coordinator()));
+coordinator_suite!(
+    #[tokio::test]
+    Memory(coordinator())
+);
 
 const AGENT: PeerId = PeerId(Uuid::from_u128(1));
 const CLIENT: PeerId = PeerId(Uuid::from_u128(2));
@@ -81,10 +89,10 @@ fn wait(connection: &dyn Connection, waker: Arc<impl Wake + Send + Sync + 'stati
 #[test]
 fn a_node_is_kept_once_for_all_who_are_told_of_it() {
     let coordinator = coordinator();
-    let agent = coordinator.connect(AGENT, "agent");
+    let agent = coordinator.connect(AGENT, "agent", Role::Agent);
     let clients: Vec<_> = (10..20_u128)
         .map(|number| {
-            let client = coordinator.connect(PeerId(Uuid::from_u128(number)), "client");
+            let client = coordinator.connect(PeerId(Uuid::from_u128(number)), "client", Role::Client);
             client.handle(tunnel(AGENT)).unwrap();
             client
         })
@@ -104,8 +112,8 @@ fn a_node_is_kept_once_for_all_who_are_told_of_it() {
 fn a_peer_that_does_not_ask_is_woken_once() {
     let coordinator = coordinator();
     let (agent, client) = (
-        coordinator.connect(AGENT, "agent"),
-        coordinator.connect(CLIENT, "client"),
+        coordinator.connect(AGENT, "agent", Role::Agent),
+        coordinator.connect(CLIENT, "client", Role::Client),
     );
     client.handle(tunnel(AGENT)).unwrap();
     let wakes = Arc::new(Count::default());
@@ -119,14 +127,14 @@ fn a_peer_that_does_not_ask_is_woken_once() {
     assert_eq!(wakes.0.load(Ordering::Relaxed), 2);
 }
 
-#[test]
-fn tn_061_a_panic_while_a_peer_is_cleaned_up_leaves_the_coordinator_usable() {
+#[tokio::test]
+async fn tn_061_a_panic_while_a_peer_is_cleaned_up_leaves_the_coordinator_usable() {
     let coordinator = coordinator();
-    let agent = coordinator.connect(AGENT, "agent");
+    let agent = coordinator.connect(AGENT, "agent", Role::Agent);
     agent.handle(update(1)).unwrap();
     let watchers: Vec<_> = [CLIENT, PeerId(Uuid::from_u128(3))]
         .map(|id| {
-            let watcher = coordinator.connect(id, "client");
+            let watcher = coordinator.connect(id, "client", Role::Client);
             watcher.handle(tunnel(AGENT)).unwrap();
             watcher
         })
@@ -137,10 +145,10 @@ fn tn_061_a_panic_while_a_peer_is_cleaned_up_leaves_the_coordinator_usable() {
     drop(agent);
     assert_eq!(wakes.0.load(Ordering::Relaxed), 1, "the others are woken");
 
-    let agent = coordinator.connect(AGENT, "agent");
+    let agent = coordinator.connect(AGENT, "agent", Role::Agent);
     agent.handle(update(2)).unwrap();
     wait(&*watchers[1], Arc::clone(&wakes));
-    coordinator.close();
+    coordinator.close().await;
     let mut cx = Context::from_waker(Waker::noop());
     for connection in watchers.iter().chain([&agent]) {
         let mut errors = Vec::new();
@@ -156,7 +164,7 @@ fn tn_061_a_panic_while_a_peer_is_cleaned_up_leaves_the_coordinator_usable() {
 #[test]
 fn a_panic_with_the_lock_held_ends_neither_the_process_nor_the_coordinator() {
     let coordinator = coordinator();
-    let agent = coordinator.connect(AGENT, "agent");
+    let agent = coordinator.connect(AGENT, "agent", Role::Agent);
     let request = || coordinator.change(|_| panic!("in the core, as the test wants"));
     assert!(catch_unwind(AssertUnwindSafe(request)).is_err());
     agent.handle(update(7)).unwrap();
@@ -166,10 +174,10 @@ fn a_panic_with_the_lock_held_ends_neither_the_process_nor_the_coordinator() {
 #[test]
 fn a_crowd_that_has_left_costs_no_memory() {
     let coordinator = coordinator();
-    let agent = coordinator.connect(AGENT, "agent");
+    let agent = coordinator.connect(AGENT, "agent", Role::Agent);
     let crowd: Vec<_> = (10..5_010_u128)
         .map(|number| {
-            let client = coordinator.connect(PeerId(Uuid::from_u128(number)), "client");
+            let client = coordinator.connect(PeerId(Uuid::from_u128(number)), "client", Role::Client);
             client.handle(tunnel(AGENT)).unwrap();
             wait(&*client, Arc::new(Count::default()));
             client

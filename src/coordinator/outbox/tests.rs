@@ -192,3 +192,72 @@ fn an_immediate_end_frees_what_was_not_read() {
     assert_eq!(outbox.next(), Next::Ended);
     assert!(outbox.others.is_empty());
 }
+
+/// An outbox whose owner was told of X with home 1, and that it is lost.
+fn told_lost() -> Outbox {
+    let mut outbox = told();
+    outbox.tell_lost(X, "test");
+    assert_eq!(said(&mut outbox), [(Kind::Lost, Some(1))], "with its node");
+    outbox
+}
+
+#[test]
+fn a_loss_is_remembered() {
+    let mut outbox = told_lost();
+    assert_eq!(outbox.told(X), Told::Lost);
+    outbox.tell_lost(X, "test");
+    assert_eq!(said(&mut outbox), [], "it is no news twice");
+
+    outbox.tell_node(X, &node(1), "test");
+    assert_eq!(
+        said(&mut outbox),
+        [(Kind::Node, Some(1))],
+        "found again, unchanged"
+    );
+    assert_eq!(outbox.told(X), Told::Node);
+
+    let mut outbox = told_lost();
+    outbox.tell_end(X, Kind::Disconnected, "test");
+    assert_eq!(said(&mut outbox), [(Kind::Disconnected, None)]);
+    assert_eq!(outbox.told(X), Told::Nothing);
+    assert!(outbox.others.is_empty());
+}
+
+#[test]
+fn a_loss_of_whom_nothing_was_told_is_no_news() {
+    let mut outbox = Outbox::default();
+    outbox.tell_lost(X, "test");
+    outbox.tell_node(X, &node(1), "test");
+    outbox.tell_lost(X, "test");
+    assert_eq!(said(&mut outbox), []);
+    assert!(outbox.others.is_empty() && outbox.order.is_empty());
+}
+
+#[test]
+fn of_a_loss_and_what_follows_it_unread_the_last_counts() {
+    let mut outbox = told();
+    outbox.tell_lost(X, "test");
+    outbox.tell_node(X, &node(1), "test");
+    assert_eq!(
+        said(&mut outbox),
+        [(Kind::Node, Some(1))],
+        "the peer behind the same node is another one"
+    );
+    outbox.tell_lost(X, "test");
+    outbox.tell_end(X, Kind::Disconnected, "test");
+    assert_eq!(said(&mut outbox), [(Kind::Disconnected, None)]);
+
+    let mut outbox = told_lost();
+    outbox.tell_node(X, &node(2), "test");
+    outbox.tell_lost(X, "test");
+    assert_eq!(said(&mut outbox), []);
+    assert_eq!(outbox.told(X), Told::Lost);
+}
+
+#[test]
+fn a_loss_takes_readiness_back() {
+    let mut outbox = told();
+    outbox.tell_ready(X);
+    outbox.tell_lost(X, "test");
+    assert_eq!(said(&mut outbox), [(Kind::Lost, Some(1))]);
+}

@@ -12,20 +12,32 @@ use super::Coordinator;
 
 /// A coordinator under test.
 pub(crate) trait Harness {
-    /// The coordinator that peers connect to.
-    fn coordinator(&self) -> &dyn Coordinator;
+    /// Whether losses are remembered: a lost peer's tunnels outlive it, and a later goodbye of it is told.
+    const REMEMBERS_LOSSES: bool;
+
+    /// The coordinators that peers connect to: one, or several that share what they know.
+    fn coordinators(&self) -> Vec<&dyn Coordinator>;
+
+    /// The one that a peer connects to, always the same.
+    fn coordinator_of(&self, number: u128) -> &dyn Coordinator {
+        let coordinators = self.coordinators();
+        coordinators[usize::try_from(number).unwrap() % coordinators.len()]
+    }
 
     /// Waits until all that was asked so far has reached those whom it concerns.
     async fn settle(&self);
 
-    /// Checks that nothing is left of peers that are gone.
+    /// Checks that nothing is left in memory of peers that are gone.
     fn assert_empty(&self);
+
+    /// Forgets what outlives peers.
+    async fn reset(&self);
 }
 
-/// Runs every case of the suite against the harness that an expression makes.
+/// Runs every case of the suite against the harness that an expression makes, as the attribute says.
 macro_rules! coordinator_suite {
-    ($harness:expr) => {
-        $crate::coordinator::suite::coordinator_suite! { @cases $harness;
+    (#[$test:meta] $harness:expr) => {
+        $crate::coordinator::suite::coordinator_suite! { @cases #[$test] $harness;
             tn_036_and_037_a_node_is_kept_without_any_tunnel
             tn_038_and_039_tunnel_peers_hear_of_each_other
             tn_040_a_returning_agent_gets_its_clients_at_once
@@ -58,8 +70,8 @@ macro_rules! coordinator_suite {
             random_histories_of_many_end_in_the_state_that_the_tunnels_say
         }
     };
-    (@cases $harness:expr; $($case:ident)*) => {$(
-        #[tokio::test]
+    (@cases #[$test:meta] $harness:expr; $($case:ident)*) => {$(
+        #[$test]
         async fn $case() {
             $crate::coordinator::suite::$case(&$harness).await;
         }

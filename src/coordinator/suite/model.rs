@@ -55,6 +55,7 @@ async fn play<H: Harness>(h: &H, plan: &Plan) {
     history.leave(plan).await;
     h.settle().await;
     h.assert_empty();
+    h.reset().await;
 }
 
 /// What should be.
@@ -62,6 +63,9 @@ async fn play<H: Harness>(h: &H, plan: &Plan) {
 struct Model {
     /// What each connected peer was told, in sum.
     views: HashMap<u128, HashMap<PeerId, i32>>,
+    /// Whom a connected peer was told of as lost, where that is remembered.
+    lost: HashSet<(u128, PeerId)>,
+    remembers_losses: bool,
     /// The newest home that a connected peer was told of another; homes only grow.
     newest: HashMap<(u128, PeerId), i32>,
     /// Readiness that was passed on, by who gets it and who sent it.
@@ -93,11 +97,24 @@ impl Model {
                     assert!(*newest <= home, "{one} is told of an old node of {of}");
                     *newest = home;
                     view.insert(of, home);
+                    self.lost.remove(&(one, of));
                 }
                 Kind::ReadyForHandshake => {
                     assert!(self.ready.contains(&(one, of)), "{of} never was ready for {one}");
                 }
-                _ => _ = view.remove(&of).expect("only what was told is taken back"),
+                Kind::Lost => {
+                    view.remove(&of).expect("only what was told is taken back");
+                    if self.remembers_losses {
+                        self.lost.insert((one, of));
+                    }
+                }
+                _ => {
+                    let lost = self.lost.remove(&(one, of));
+                    assert!(
+                        view.remove(&of).is_some() || lost,
+                        "only what was told is taken back"
+                    );
+                }
             }
         }
     }
@@ -106,12 +123,15 @@ impl Model {
     fn begin(&mut self, one: u128) {
         self.views.insert(one, HashMap::new());
         self.newest.retain(|(reader, _), _| *reader != one);
+        self.lost.retain(|(reader, _)| *reader != one);
         self.ready.retain(|(reader, _)| *reader != one);
     }
 
-    fn end(&mut self, one: u128) {
+    fn end(&mut self, one: u128, goodbye: bool) {
         self.homes.remove(&one);
-        self.tunnels.retain(|(from, _)| *from != one);
+        if goodbye || !self.remembers_losses {
+            self.tunnels.retain(|(from, _)| *from != one);
+        }
     }
 }
 
@@ -131,7 +151,10 @@ impl<'h, H: Harness> History<'h, H> {
         Self {
             harness,
             random: SmallRng::seed_from_u64(plan.seed),
-            model: Model::default(),
+            model: Model {
+                remembers_losses: H::REMEMBERS_LOSSES,
+                ..Model::default()
+            },
             peers: BTreeMap::new(),
             slow: numbers
                 .clone()
@@ -166,21 +189,25 @@ impl<'h, H: Harness> History<'h, H> {
                 model.tunnels.remove(&(one, other));
             }
             4 => {
-                if self.random.random() {
+                let goodbye = self.random.random();
+                if goodbye {
                     peer.disconnect();
                 }
                 self.peers.remove(&one);
-                model.end(one);
+                model.end(one, goodbye);
             }
             5 | 6 if !self.slow.contains(&one) => {
                 let told = peer.told().await;
                 model.look(one, told);
             }
+            // Between two settlements: what is known elsewhere of a tunnel, or of a connection, is known here.
             7 => {
+                self.harness.settle().await;
                 peer.ready(&[id(other)]);
                 if model.connected(one, other) {
                     model.ready.insert((other, id(one)));
                 }
+                self.harness.settle().await;
             }
             _ => {
                 peer.update(step);
@@ -212,29 +239,46 @@ impl<'h, H: Harness> History<'h, H> {
                 "seed {}, peer {one}",
                 self.seed
             );
-            let node = self.harness.coordinator().node(id(one)).await;
-            assert_eq!(
-                node.map(|node| node.preferred_derp),
-                self.model.homes.get(&one).copied(),
-                "seed {}, peer {one}",
-                self.seed
-            );
+            let home = self.model.homes.get(&one).copied();
+            // A loss that is remembered has a node too.
+            if home.is_none() && self.model.remembers_losses {
+                continue;
+            }
+            for coordinator in self.harness.coordinators() {
+                let node = coordinator.node(id(one)).await.unwrap();
+                let found = node.map(|node| node.preferred_derp);
+                assert_eq!(found, home, "seed {}, peer {one}", self.seed);
+            }
         }
-        let snapshot = self.harness.coordinator().snapshot(usize::MAX);
-        let connected: Vec<_> = self.peers.keys().map(|&one| id(one)).collect();
-        let ids: Vec<_> = snapshot.peers.iter().map(|peer| peer.id).collect();
-        assert_eq!(ids, connected, "seed {}", self.seed);
-        let mut tunnels: Vec<_> = self.model.tunnels.iter().collect();
+        self.check_snapshots().await;
+    }
+
+    async fn check_snapshots(&self) {
+        let (mut ids, mut tunnels) = (Vec::new(), Vec::new());
+        for coordinator in self.harness.coordinators() {
+            let snapshot = coordinator.snapshot(usize::MAX).await.unwrap();
+            ids.extend(snapshot.peers.iter().map(|peer| peer.id));
+            tunnels.extend(snapshot.tunnels);
+        }
+        ids.sort();
         tunnels.sort();
-        let tunnels: Vec<_> = tunnels.iter().map(|(from, to)| (id(*from), id(*to))).collect();
-        assert_eq!(snapshot.tunnels, tunnels, "seed {}", self.seed);
+        let connected: Vec<_> = self.peers.keys().map(|&one| id(one)).collect();
+        assert_eq!(ids, connected, "seed {}", self.seed);
+        let of_connected = self
+            .model
+            .tunnels
+            .iter()
+            .filter(|(from, _)| self.peers.contains_key(from));
+        let mut expected: Vec<_> = of_connected.map(|(from, to)| (id(*from), id(*to))).collect();
+        expected.sort();
+        assert_eq!(tunnels, expected, "seed {}", self.seed);
     }
 
     /// Everybody leaves, one by one, each time told to all who read.
     async fn leave(mut self, plan: &Plan) {
         while let Some((one, peer)) = self.peers.pop_first() {
             drop(peer);
-            self.model.end(one);
+            self.model.end(one, false);
             let at_random = self.random.random_range(1..=plan.peers);
             if let Some(reader) = self.peers.get_mut(&at_random) {
                 let told = reader.told().await;

@@ -5,7 +5,7 @@ use std::task::{Context, Poll, Waker};
 use uuid::Uuid;
 
 use super::Harness;
-use crate::coordinator::{Connection, CoordinateError, PeerId, Response};
+use crate::coordinator::{Connection, CoordinateError, PeerId, Response, Role};
 use crate::proto::tailnet::coordinate_request::{Disconnect, ReadyForHandshake, Tunnel, UpdateSelf};
 use crate::proto::tailnet::coordinate_response::peer_update::Kind;
 use crate::proto::tailnet::{CoordinateRequest, Node};
@@ -30,7 +30,9 @@ impl<'h, H: Harness> Peer<'h, H> {
     pub(super) fn connect(harness: &'h H, number: u128) -> Self {
         Self {
             id: id(number),
-            connection: harness.coordinator().connect(id(number), "test"),
+            connection: harness
+                .coordinator_of(number)
+                .connect(id(number), "test", Role::Client),
             responses: Vec::new(),
             ended: false,
             harness,
@@ -100,7 +102,9 @@ impl<'h, H: Harness> Peer<'h, H> {
             .flat_map(|response| response.updates.drain(..));
         let mut told: Vec<_> = updates
             .map(|update| {
-                let home = update.node.map(|node| node.decode().preferred_derp);
+                // That of a loss says nothing new, and is not there everywhere.
+                let node = update.node.filter(|_| update.kind == Kind::Node);
+                let home = node.map(|node| node.decode().preferred_derp);
                 (update.of, update.kind, home)
             })
             .collect();

@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::clock::{Clock, Timestamp};
-use crate::coordinator::{Coordinator as _, MemoryCoordinator, PeerId};
+use crate::coordinator::{Coordinator as _, MemoryCoordinator, PeerId, Role};
 use crate::proto::tailnet::coordinate_request::{Tunnel, UpdateSelf};
 use crate::proto::tailnet::{CoordinateRequest, Node};
 
@@ -25,9 +25,9 @@ fn announce(node: Node) -> CoordinateRequest {
 async fn tn_063_the_page_shows_peers_tunnels_and_counts_and_nothing_of_a_peer_is_markup() {
     let coordinator = MemoryCoordinator::new(Clock::driven(Timestamp::UNIX_EPOCH));
     let (agent, client) = (PeerId(Uuid::from_u128(1)), PeerId(Uuid::from_u128(2)));
-    let replaced = coordinator.connect(agent, "first");
-    let connection = coordinator.connect(agent, "<b>ada</b>-'dev'-\"main\"&");
-    let other = coordinator.connect(client, "client");
+    let replaced = coordinator.connect(agent, "first", Role::Agent);
+    let connection = coordinator.connect(agent, "<b>ada</b>-'dev'-\"main\"&", Role::Agent);
+    let other = coordinator.connect(client, "client", Role::Client);
     let node = Node {
         disco: "<script>alert(1)</script>".to_owned(),
         ..Node::default()
@@ -43,7 +43,7 @@ async fn tn_063_the_page_shows_peers_tunnels_and_counts_and_nothing_of_a_peer_is
     other.handle(request).unwrap();
     tokio::time::sleep(std::time::Duration::from_millis(1_500)).await;
 
-    let page = page(&coordinator.snapshot(MAX_ROWS));
+    let page = page(&coordinator.snapshot(MAX_ROWS).await.unwrap());
     for part in [
         "<h2>peers: 2</h2>",
         "<h2>tunnels: 1</h2>",

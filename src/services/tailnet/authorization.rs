@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::coordinator::{InvalidId, PeerId};
+use crate::coordinator::{InvalidId, PeerId, Role};
 use crate::proto::tailnet::{CoordinateRequest, Node};
 
 /// First six bytes of an agent's addresses; the other ten are those of its id.
@@ -99,6 +99,14 @@ pub enum ParsePrefixError {
 }
 
 impl Authority {
+    /// What an end of its connection means to the peer.
+    pub fn role(&self) -> Role {
+        match self {
+            Self::Agent(_) => Role::Agent,
+            _ => Role::Client,
+        }
+    }
+
     /// Checks all of a request.
     pub async fn authorize(&self, request: &CoordinateRequest) -> Result<(), AuthorizationError> {
         let node = match &request.update_self {

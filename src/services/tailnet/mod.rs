@@ -33,7 +33,7 @@ use self::response::OnWire;
 use self::resume::ResumeTokens;
 use self::updates::{Snapshot as Shown, WorkspaceUpdates};
 use crate::batch::network_events::NetworkEvents;
-use crate::coordinator::{Connection, Coordinator, PeerId, Response, Snapshot};
+use crate::coordinator::{Connection, Coordinator, CoordinatorStatus, PeerId, Response, Snapshot};
 use crate::ids::UserId;
 use crate::mux::{Inbound, Outbound, Status};
 use crate::proto::tailnet::{
@@ -41,6 +41,7 @@ use crate::proto::tailnet::{
     StreamDerpMapsRequest, Tailnet, TelemetryRequest, TelemetryResponse, WorkspaceUpdate,
     WorkspaceUpdatesRequest,
 };
+use crate::store::StoreError;
 
 /// What a peer is told when handling its request has panicked. It must not leak any detail.
 const INTERNAL_ERROR: &str = "internal error";
@@ -56,9 +57,9 @@ pub struct TailnetServices {
 
 impl TailnetServices {
     /// Coordinates with `coordinator`, sends maps from `derp_maps`.
-    pub fn new(coordinator: impl Coordinator, derp_maps: DerpMaps) -> Self {
+    pub fn new(coordinator: Box<dyn Coordinator>, derp_maps: DerpMaps) -> Self {
         Self {
-            coordinator: ArcSwap::from_pointee(Box::new(coordinator)),
+            coordinator: ArcSwap::from_pointee(coordinator),
             derp_maps,
             network_events: None,
         }
@@ -72,18 +73,29 @@ impl TailnetServices {
     }
 
     /// Exchanges the coordinator. The old one is closed; its peers are told, and call again.
-    pub fn swap_coordinator(&self, coordinator: impl Coordinator) {
-        self.coordinator.swap(Arc::new(Box::new(coordinator))).close();
+    pub async fn swap_coordinator(&self, coordinator: Box<dyn Coordinator>) {
+        self.coordinator.swap(Arc::new(coordinator)).close().await;
     }
 
-    /// How the coordinator is, with at most `most` of the peers and of the tunnels.
-    pub fn snapshot(&self, most: usize) -> Snapshot {
-        self.coordinator.load().snapshot(most)
+    /// Exchanges the coordinator for one of its kind without peers.
+    pub async fn renew_coordinator(&self) {
+        let successor = self.coordinator.load().successor();
+        self.swap_coordinator(successor).await;
     }
 
-    /// Ends every Coordinate call.
-    pub fn close(&self) {
-        self.coordinator.load().close();
+    /// How the coordinator is doing.
+    pub fn status(&self) -> CoordinatorStatus {
+        self.coordinator.load().status()
+    }
+
+    /// What the coordinator knows, with at most `most` of the peers and of the tunnels.
+    pub async fn snapshot(&self, most: usize) -> Result<Snapshot, StoreError> {
+        self.coordinator.load_full().snapshot(most).await
+    }
+
+    /// Ends every Coordinate call, and tells other replicas.
+    pub async fn close(&self) {
+        self.coordinator.load_full().close().await;
     }
 }
 
@@ -238,11 +250,12 @@ impl Tailnet for TailnetApi {
     ) -> Result<(), Status> {
         let identity = self.identity()?;
         // Dropped with this future when the peer leaves, which is what makes it lost.
+        let role = identity.authority.role();
         let connection = self
             .services
             .coordinator
             .load()
-            .connect(identity.id, &identity.name);
+            .connect(identity.id, &identity.name, role);
         let ended = {
             let receiving = std::pin::pin!(receive(identity, &*connection, requests));
             let sending = std::pin::pin!(send(&*connection, &mut replies));

@@ -11,7 +11,8 @@ use super::{
     AGENT, CODER_ADDRESS, FOREIGN_ADDRESS, TAILSCALE_ADDRESS, add_tunnel, announce, coordinator, settle,
 };
 use crate::coordinator::{
-    Connection, CoordinateError, Coordinator, MemoryCoordinator, PeerId, Response, Snapshot, Update,
+    Connection, CoordinateError, Coordinator, CoordinatorStatus, MemoryCoordinator, PeerId, Response, Role,
+    Snapshot, Update,
 };
 use crate::mux::Registry;
 use crate::mux::testing::{Caller, call};
@@ -23,6 +24,7 @@ use crate::proto::tailnet::{
 };
 use crate::services::tailnet::derp::DerpMaps;
 use crate::services::tailnet::{Authority, Identity, TailnetApi, TailnetServices, TunnelAuthorizer};
+use crate::store::StoreError;
 
 const CLIENT: PeerId = PeerId(Uuid::from_u128(2));
 
@@ -73,7 +75,7 @@ impl Fixture {
         let coordinator = coordinator();
         let maps = DerpMaps::fixed(DerpMap::default());
         Self {
-            services: Arc::new(TailnetServices::new(coordinator.clone(), maps)),
+            services: Arc::new(TailnetServices::new(Box::new(coordinator.clone()), maps)),
             coordinator,
         }
     }
@@ -140,7 +142,7 @@ async fn tn_007_calls_of_one_session_do_not_touch_each_other() {
     let events = vec![TelemetryEvent::default()];
     let request = TelemetryRequest { events, unread: 0 };
     api.post_telemetry(request).await.unwrap();
-    assert!(fixture.coordinator.node(AGENT).await.is_some());
+    assert!(fixture.coordinator.node(AGENT).await.unwrap().is_some());
     agent.send(&goodbye());
     assert_eq!(agent.errors().await, [""; 0]);
 }
@@ -148,7 +150,7 @@ async fn tn_007_calls_of_one_session_do_not_touch_each_other() {
 /// What the fake coordinator was asked.
 #[derive(Debug, Default)]
 struct Seen {
-    connected: Vec<(PeerId, String)>,
+    connected: Vec<(PeerId, String, Role)>,
     requests: Vec<CoordinateRequest>,
 }
 
@@ -160,20 +162,34 @@ struct FakeConnection(Fake, PeerId, Mutex<usize>);
 
 #[async_trait]
 impl Coordinator for Fake {
-    fn connect(&self, id: PeerId, name: &str) -> Box<dyn Connection> {
-        self.0.lock().unwrap().connected.push((id, name.to_owned()));
+    fn connect(&self, id: PeerId, name: &str, role: Role) -> Box<dyn Connection> {
+        let mut seen = self.0.lock().unwrap();
+        seen.connected.push((id, name.to_owned(), role));
+        drop(seen);
         Box::new(FakeConnection(self.clone(), id, Mutex::default()))
     }
 
-    async fn node(&self, _id: PeerId) -> Option<Node> {
-        None
+    async fn node(&self, _id: PeerId) -> Result<Option<Node>, StoreError> {
+        Ok(None)
     }
 
-    fn snapshot(&self, _most: usize) -> Snapshot {
-        Snapshot::default()
+    fn status(&self) -> CoordinatorStatus {
+        CoordinatorStatus {
+            peers: 0,
+            tunnels: 0,
+            healthy: true,
+        }
     }
 
-    fn close(&self) {}
+    async fn snapshot(&self, _most: usize) -> Result<Snapshot, StoreError> {
+        Ok(Snapshot::default())
+    }
+
+    fn successor(&self) -> Box<dyn Coordinator> {
+        Box::new(self.clone())
+    }
+
+    async fn close(&self) {}
 }
 
 impl Connection for FakeConnection {
@@ -206,7 +222,7 @@ impl Connection for FakeConnection {
 async fn tn_008_the_coordinator_sees_identity_and_requests_and_is_heard_unchanged() {
     let fixture = Fixture::new();
     let fake = Fake::default();
-    fixture.services.swap_coordinator(fake.clone());
+    fixture.services.swap_coordinator(Box::new(fake.clone())).await;
     let agent = fixture.agent();
     let requests = [announce(&[TAILSCALE_ADDRESS]), goodbye()];
     for request in &requests {
@@ -214,7 +230,7 @@ async fn tn_008_the_coordinator_sees_identity_and_requests_and_is_heard_unchange
     }
     agent.task.await.unwrap();
     let seen = fake.0.lock().unwrap();
-    assert_eq!(seen.connected, [(AGENT, "ada-dev-main".to_owned())]);
+    assert_eq!(seen.connected, [(AGENT, "ada-dev-main".to_owned(), Role::Agent)]);
     assert_eq!(seen.requests, requests);
     let [reply] = &agent.caller.replies()[..] else {
         panic!("one reply was given");
@@ -229,7 +245,7 @@ async fn tn_008_the_coordinator_sees_identity_and_requests_and_is_heard_unchange
 async fn tn_008_the_authority_of_the_identity_is_the_one_that_counts() {
     let fixture = Fixture::new();
     let fake = Fake::default();
-    fixture.services.swap_coordinator(fake.clone());
+    fixture.services.swap_coordinator(Box::new(fake.clone())).await;
     let agent = fixture.agent();
     agent.send(&add_tunnel(AGENT.0.as_bytes()));
     assert_eq!(
@@ -296,12 +312,12 @@ async fn tn_012_a_swapped_coordinator_ends_its_streams_and_new_calls_reach_the_n
     let old = fixture.agent();
     settle().await;
     let next = coordinator();
-    fixture.services.swap_coordinator(next.clone());
+    fixture.services.swap_coordinator(Box::new(next.clone())).await;
     assert_eq!(old.errors().await, ["coordinator closed"]);
     let new = fixture.agent();
     new.send(&announce(&[CODER_ADDRESS]));
     settle().await;
-    assert!(next.node(AGENT).await.is_some());
+    assert!(next.node(AGENT).await.unwrap().is_some());
 }
 
 #[tokio::test]
@@ -311,7 +327,7 @@ async fn tn_024_a_refused_agent_learns_why_and_is_lost() {
     agent.send(&announce(&[FOREIGN_ADDRESS]));
     let text = "authorization: invalid node address, got fd7a:115c:a1e0::1";
     assert_eq!(agent.errors().await, [text]);
-    assert!(fixture.coordinator.node(AGENT).await.is_none());
+    assert!(fixture.coordinator.node(AGENT).await.unwrap().is_none());
     assert_eq!(client.told().await, told(Kind::Lost, "lost"));
 }
 
@@ -409,7 +425,7 @@ async fn tn_060_a_call_on_a_closed_coordinator_says_so_and_ends() {
     let fixture = Fixture::new();
     let agent = fixture.agent();
     settle().await;
-    fixture.services.close();
+    fixture.services.close().await;
     assert_eq!(agent.errors().await, ["coordinator closed"]);
     assert_eq!(fixture.agent().errors().await, ["coordinator closed"]);
 }

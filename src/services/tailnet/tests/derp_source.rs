@@ -85,7 +85,7 @@ fn stream(
     Caller<StreamDerpMapsRequest, DerpMap>,
     tokio::task::JoinHandle<()>,
 ) {
-    let services = Arc::new(TailnetServices::new(coordinator(), maps));
+    let services = Arc::new(TailnetServices::new(Box::new(coordinator()), maps));
     let api = TailnetApi::new(services, None);
     let (_, replies, caller) = call();
     let task = tokio::spawn(async move {

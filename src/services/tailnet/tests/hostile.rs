@@ -50,7 +50,7 @@ async fn an_agent_cannot_take_the_addresses_of_another() {
         villain.send(&request);
         let text = "authorization: invalid node address, got fd7a:115c:a1e0:89ab:cdef:123:4567:89ab";
         assert_eq!(villain.errors().await, [text]);
-        assert!(fixture.coordinator.node(VILLAIN).await.is_none());
+        assert!(fixture.coordinator.node(VILLAIN).await.unwrap().is_none());
         unharmed(&agent, &client).await;
     }
 }
@@ -64,7 +64,7 @@ async fn a_node_of_a_mebibyte_ends_the_stream_of_who_sends_it() {
     villain.send(&request);
     let text = "node has 1048580 bytes, at most 65536 are allowed";
     assert_eq!(villain.errors().await, [text]);
-    assert!(fixture.coordinator.node(VILLAIN).await.is_none());
+    assert!(fixture.coordinator.node(VILLAIN).await.unwrap().is_none());
     unharmed(&agent, &client).await;
 }
 
@@ -79,7 +79,7 @@ async fn a_hundred_thousand_tunnels_are_as_many_as_one_may_have() {
         tokio::task::yield_now().await;
     }
     assert_eq!(
-        fixture.coordinator.snapshot(0).total_tunnels,
+        fixture.coordinator.status().tunnels,
         16_384 + 1,
         "the client has one too"
     );

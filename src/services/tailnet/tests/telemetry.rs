@@ -29,7 +29,7 @@ impl Sink for Seen {
 async fn posted(requests: Vec<TelemetryRequest>) -> (Vec<NetworkEvent>, u64) {
     let (seen, clock) = (Seen::default(), Clock::driven(Timestamp::UNIX_EPOCH));
     let events = NetworkEvents::new(seen.clone(), clock);
-    let services = TailnetServices::new(coordinator(), DerpMaps::fixed(DerpMap::default()));
+    let services = TailnetServices::new(Box::new(coordinator()), DerpMaps::fixed(DerpMap::default()));
     let services = services.with_network_events(events.clone());
     let api = TailnetApi::new(Arc::new(services), None);
     for request in requests {
@@ -59,7 +59,7 @@ fn seconds(seconds: i64) -> prost_types::Duration {
 
 #[tokio::test]
 async fn tn_090_without_a_handler_telemetry_succeeds() {
-    let services = TailnetServices::new(coordinator(), DerpMaps::fixed(DerpMap::default()));
+    let services = TailnetServices::new(Box::new(coordinator()), DerpMaps::fixed(DerpMap::default()));
     let api = TailnetApi::new(Arc::new(services), None);
     let reply = api.post_telemetry(request(vec![event(1)])).await;
     assert_eq!(reply.unwrap(), TelemetryResponse {});

@@ -63,7 +63,10 @@ impl Kit {
         let updates = WorkspaceUpdates::new(store.clone(), pubsub.clone(), clock.clone());
         let resume = Arc::new(ResumeTokens::open(&*store, clock.clone()).await.unwrap());
         let maps = DerpMaps::fixed(default_map(&"http://127.0.0.1:3000".parse().unwrap()));
-        let services = Arc::new(TailnetServices::new(MemoryCoordinator::new(clock), maps));
+        let services = Arc::new(TailnetServices::new(
+            Box::new(MemoryCoordinator::new(clock)),
+            maps,
+        ));
         let mut users = Vec::new();
         for name in ["ada", "grace"] {
             let query = format!("SELECT hex(id) FROM users WHERE username = '{name}'");
