@@ -11,6 +11,7 @@ use url::Url;
 use super::clients::{Clients, end_revoked};
 use super::retention;
 use super::session::{ClientContext, SessionContext};
+use super::store::notifications;
 use super::tailnet::{Fetch, derp_config, readings};
 use super::{ShutdownError, StartError};
 use crate::batch::boundary_usage::BoundaryUsageTracker;
@@ -27,7 +28,7 @@ use crate::ids::ReplicaId;
 use crate::limits;
 use crate::mux::Registry;
 use crate::proto;
-use crate::pubsub::{Pubsub, bridge};
+use crate::pubsub::{Pubsub, Remote, bridge};
 use crate::services::agent::{AgentConfig, AgentServices, AlertLimits, Collaborators, StoreAppearance};
 use crate::services::connection_log::{Backends, DatabaseLogger, StructuredLogger};
 use crate::services::external_auth::ExternalAuth;
@@ -37,11 +38,15 @@ use crate::services::tailnet::TailnetServices;
 use crate::services::tailnet::derp::{DerpMaps, DerpSource};
 use crate::sessions::{MonitorConfig, Sessions};
 use crate::store::{NotificationMethod, Store, StoreError};
+use crate::telemetry;
 use crate::telemetry::agent_metrics::{self, AgentMetrics};
 use crate::telemetry::metrics::Metrics;
 
 /// The experiment with which sessions are counted by usage tracking instead of by agents' statistics.
 const WORKSPACE_USAGE: &str = "workspace-usage";
+
+/// How long the last messages to other servers may take; what they missed they find by themselves.
+const LAST_MESSAGES_LIMIT: Duration = Duration::from_secs(2);
 
 /// Everything that sessions share.
 #[derive(Debug)]
@@ -59,6 +64,8 @@ pub(super) struct Parts {
     pub(super) external_auth: ExternalAuth,
     /// Ends when nothing more is added to the batches.
     quiet: CancellationToken,
+    /// The way to other servers on the store, which carries what the batches tell to the end.
+    remote: Option<Remote>,
     /// What must be finished at the end, by name.
     writers: JoinSet<(&'static str, Result<(), StoreError>)>,
     /// What is cut off at the end. Held for its drop.
@@ -73,11 +80,17 @@ impl Parts {
         clock: &Clock,
         store: &Arc<dyn Store>,
     ) -> Result<Self, StartError> {
+        let (pubsub, remote) = match notifications(&config.common)? {
+            Some(database) => {
+                let (pubsub, remote) = Remote::start(database, clock);
+                (pubsub, Some(remote))
+            }
+            None => (Pubsub::in_process(), None),
+        };
         let fetch = Arc::new(Fetch(Outbound::default()));
         let derp = DerpSource::load(derp_config(config, access_url), fetch, clock.clone()).await?;
         let derp_maps = derp.maps();
 
-        let pubsub = Pubsub::in_process();
         let replica = ReplicaId::random();
         let times = ConnectionTimes::new(Arc::clone(store), pubsub.clone(), clock.clone(), replica);
         let stats = StatsBatcher::new(Arc::clone(store), clock.clone());
@@ -134,6 +147,9 @@ impl Parts {
         let tailnet =
             TailnetServices::new(Box::new(MemoryCoordinator::new(clock.clone())), derp_maps.clone());
         let tailnet = Arc::new(tailnet.with_network_events(network_events.clone()));
+        if let Some(remote) = &remote {
+            metrics.add_readings(telemetry::pubsub::readings(remote.status()));
+        }
         metrics.add_readings(readings(
             derp.status(),
             network_events.clone(),
@@ -191,6 +207,7 @@ impl Parts {
             metrics,
             external_auth,
             quiet,
+            remote,
             writers,
             _loops: loops,
         })
@@ -236,6 +253,12 @@ impl Parts {
             left.into_iter()
                 .map(|name| (name, "the time for it was over".to_owned())),
         );
+        // What was written has been told of by now.
+        if let Some(remote) = self.remote.take()
+            && let Err(unsent) = remote.finish(LAST_MESSAGES_LIMIT).await
+        {
+            tracing::warn!(%unsent, "other servers were not told of everything");
+        }
         match failed.values().next().cloned() {
             None => Ok(()),
             Some(reason) => {

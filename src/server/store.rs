@@ -3,6 +3,7 @@
 use crate::clock::Clock;
 use crate::config::{CommonConfig, StorePlace, Synchronous};
 use crate::store::SqlStore;
+use crate::store::postgres::notify::Notifications;
 use crate::store::postgres::{self, PostgresError, PostgresOptions};
 use crate::store::sqlite::{self, OpenError, SqliteOptions};
 
@@ -19,6 +20,14 @@ pub enum OpenStoreError {
     /// The database cannot be opened.
     #[error(transparent)]
     Postgres(#[from] PostgresError),
+}
+
+/// The way to the other servers on the store that a configuration names, where there can be any.
+pub(super) fn notifications(config: &CommonConfig) -> Result<Option<Notifications>, OpenStoreError> {
+    match config.store_place() {
+        Some(StorePlace::Postgres(url)) => Ok(Some(postgres::notifications(url)?)),
+        _ => Ok(None),
+    }
 }
 
 /// Opens the store that a configuration names.

@@ -10,12 +10,19 @@ mod open;
 mod value;
 
 pub(super) use self::error::store_error;
+use self::notify::Notifications;
 pub use self::open::{PostgresError, PostgresOptions};
 pub(super) use self::value::{text, time};
 use super::sql::SqlStore;
 use super::sql::all_statements;
 use super::sql::database::Database;
 use crate::clock::Clock;
+use crate::secret::Secret;
+
+/// The notifications of the database at `url`.
+pub fn notifications(url: &Secret) -> Result<Notifications, PostgresError> {
+    open::connect_options(url).map(|options| Notifications::new(&options))
+}
 
 /// Opens a database, and brings its schema up to date if the options say so.
 pub async fn open(options: &PostgresOptions, clock: Clock) -> Result<SqlStore, PostgresError> {

@@ -120,7 +120,7 @@ pub(super) async fn open(
 }
 
 /// Reads the address; settings of the environment (`PGSSLMODE`, …) fill in what it leaves out.
-pub(in crate::store) fn connect_options(url: &Secret) -> Result<PgConnectOptions, PostgresError> {
+pub(super) fn connect_options(url: &Secret) -> Result<PgConnectOptions, PostgresError> {
     let options = PgConnectOptions::from_str(url.reveal()).map_err(|_| PostgresError::Url)?;
     Ok(options
         .application_name("drpcd")
