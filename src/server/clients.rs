@@ -1,14 +1,25 @@
 //! What clients' sessions get, and the end of those whose token was revoked.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::pubsub::Pubsub;
+use crate::pubsub::{Invalidations, Lagged, Pubsub};
 use crate::services::tailnet::resume::ResumeTokens;
 use crate::services::tailnet::updates::WorkspaceUpdates;
 use crate::sessions::Sessions;
 use crate::store::{Invalidation, Store, StoreError};
+
+/// How often tokens are looked up after revocations may have been missed. A client may have been let in before that and
+/// have no session yet when they are looked up first, but it has one when its handshake must be over.
+const LOOKS: u32 = 2;
+
+/// Longer than a handshake takes, from the look at the token to the session.
+const HANDSHAKE: Duration = Duration::from_secs(15);
+
+/// Pause before a store that is away is asked again.
+const RETRY_PAUSE: Duration = Duration::from_secs(5);
 
 /// What the sessions of clients share.
 #[derive(Clone, Debug)]
@@ -38,14 +49,133 @@ impl Clients {
 }
 
 /// Closes the sessions of tokens that are revoked, for as long as it is polled.
-pub(super) async fn end_revoked(sessions: Sessions, pubsub: Pubsub) {
-    let mut invalidations = pubsub.invalidations();
+///
+/// When revocations may have been missed, the tokens of the sessions are looked up instead.
+pub(super) async fn end_revoked(
+    sessions: Sessions,
+    store: Arc<dyn Store>,
+    clock: Clock,
+    mut invalidations: Invalidations,
+) {
+    let mut looks = 0;
+    let mut next_look = std::pin::pin!(clock.sleep(Duration::ZERO));
+    let mut failing = false;
     loop {
-        match invalidations.next().await {
+        let event = tokio::select! {
+            event = invalidations.next() => event,
+            () = next_look.as_mut(), if looks > 0 => {
+                let pause = match end_missing(&sessions, &*store).await {
+                    Ok(()) => {
+                        failing = false;
+                        looks -= 1;
+                        HANDSHAKE
+                    }
+                    Err(error) => {
+                        if !std::mem::replace(&mut failing, true) {
+                            tracing::warn!(%error, "failed to look for revoked tokens");
+                        }
+                        RETRY_PAUSE
+                    }
+                };
+                next_look.set(clock.sleep(pause));
+                continue;
+            }
+        };
+        match event {
             Ok(Invalidation::ClientToken { token_id }) => sessions.revoke(token_id),
             Ok(_) => {}
-            // Any revocation may be among what was missed.
-            Err(_) => sessions.close_all_clients(),
+            Err(Lagged) => {
+                looks = LOOKS;
+                next_look.set(clock.sleep(Duration::ZERO));
+            }
         }
+    }
+}
+
+/// Closes the sessions of tokens that the store does not have any more.
+async fn end_missing(sessions: &Sessions, store: &dyn Store) -> Result<(), StoreError> {
+    let mut missing = sessions.client_tokens();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    for token in store.client_tokens().await? {
+        missing.remove(&token.id);
+    }
+    for token in missing {
+        sessions.revoke(token);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::connections::ConnectionTimes;
+    use crate::client_token::ClientToken;
+    use crate::ids::ReplicaId;
+    use crate::mux::Control;
+    use crate::pubsub::Pubsub;
+    use crate::sessions::MonitorConfig;
+    use crate::store::testing::{EXAMPLE, FaultyStore, NOW};
+
+    /// Time for queries of a real store, while that of the runtime is paused.
+    async fn settle() {
+        for _ in 0..20 {
+            tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(5)))
+                .await
+                .unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn missed_revocations_are_made_up_for_and_nobody_else_is_disturbed() {
+        let (store, _) = FaultyStore::seeded(EXAMPLE).await;
+        let (clock, pubsub) = (Clock::driven(NOW), Pubsub::in_process());
+        let shared: Arc<dyn Store> = store.clone();
+        let replica = ReplicaId::random();
+        let times = ConnectionTimes::new(Arc::clone(&shared), pubsub.clone(), clock.clone(), replica);
+        let config = MonitorConfig::default();
+        let sessions = Sessions::new(clock.clone(), Arc::clone(&shared), times, config);
+        let invalidations = pubsub.invalidations();
+        let ending = end_revoked(sessions.clone(), shared, clock.clone(), invalidations);
+        let ending = tokio::spawn(ending);
+
+        pubsub.lose_messages();
+        settle().await;
+        assert_eq!(store.calls("client_tokens"), 0, "nobody is concerned");
+        tokio::time::advance(HANDSHAKE * 2).await;
+
+        let [kept, revoked, begins] = [(); 3].map(|()| ClientToken::random());
+        for token in [&kept, &revoked, &begins] {
+            store.create_client_token("ada", token, NOW).await.unwrap();
+        }
+        let controls = [(); 3].map(|()| Control::new(&clock));
+        let closing = || {
+            let closing = |control: &Control| control.requested_close().is_some();
+            controls.each_ref().map(closing)
+        };
+        let _kept = sessions.add_client(kept.id(), controls[0].clone());
+        let _revoked = sessions.add_client(revoked.id(), controls[1].clone());
+        store.revoke_client_token(revoked.id(), NOW).await.unwrap();
+        store.revoke_client_token(begins.id(), NOW).await.unwrap();
+        store.fail("client_tokens", StoreError::Unavailable("away".to_owned()));
+        pubsub.lose_messages();
+        settle().await;
+        assert_eq!(closing(), [false; 3], "nobody knows");
+        store.mend("client_tokens");
+        tokio::time::advance(RETRY_PAUSE).await;
+        settle().await;
+        assert_eq!(closing(), [false, true, false]);
+
+        // Authenticated before its token was revoked, it begins only now.
+        let _begins = sessions.add_client(begins.id(), controls[2].clone());
+        tokio::time::advance(HANDSHAKE).await;
+        settle().await;
+        assert_eq!(closing(), [false, true, true]);
+        let looks = store.calls("client_tokens");
+        tokio::time::advance(HANDSHAKE * 10).await;
+        settle().await;
+        assert_eq!(store.calls("client_tokens"), looks);
+        ending.abort();
     }
 }

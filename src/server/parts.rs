@@ -182,7 +182,12 @@ impl Parts {
         writers.spawn(async move { ("times of last use", last_used.run(until).await) });
 
         let mut loops = JoinSet::new();
-        loops.spawn(end_revoked(sessions.clone(), pubsub.clone()));
+        loops.spawn(end_revoked(
+            sessions.clone(),
+            Arc::clone(store),
+            clock.clone(),
+            pubsub.invalidations(),
+        ));
         loops.spawn(bridge::run(Arc::clone(store), pubsub, clock.clone()));
         loops.spawn(derp.run());
         loops.spawn(retention::run(Arc::clone(store), clock.clone(), config.retention));

@@ -11,7 +11,7 @@ mod monitor;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -191,23 +191,22 @@ impl Sessions {
         }
         live.revoked.push_back(token);
         drop(live);
-        self.close_clients(|other| other == token, TOKEN_REVOKED);
-    }
-
-    /// Closes the sessions of all clients, because some revocation may have been missed. Good ones dial again.
-    pub fn close_all_clients(&self) {
-        self.close_clients(|_| true, "tokens are checked anew");
-    }
-
-    fn close_clients(&self, which: impl Fn(ClientTokenId) -> bool, reason: &'static str) {
         for session in self.0.snapshot() {
-            if let Holder::Client(token) = session.holder
-                && which(token)
-            {
-                tracing::info!(%token, reason, "disconnecting client");
-                session.control.close(CloseCause::Requested, reason);
+            if matches!(session.holder, Holder::Client(other) if other == token) {
+                tracing::info!(%token, reason = TOKEN_REVOKED, "disconnecting client");
+                session.control.close(CloseCause::Requested, TOKEN_REVOKED);
             }
         }
+    }
+
+    /// The tokens of the clients whose sessions live, each once.
+    pub fn client_tokens(&self) -> HashSet<ClientTokenId> {
+        let live = self.0.live();
+        let token = |session: &Session| match session.holder {
+            Holder::Client(token) => Some(token),
+            Holder::Agent(_) => None,
+        };
+        live.sessions.values().filter_map(token).collect()
     }
 
     fn guard(&self, number: u64) -> SessionGuard {
