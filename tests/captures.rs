@@ -178,7 +178,7 @@ fn a_session_is_recorded_shown_replayed_and_compared() {
     let told = String::from_utf8(replayed.stdout).unwrap();
     assert_eq!(replayed.status.code(), Some(1));
     assert!(
-        told.contains("/coder.agent.v2.Agent/CreateSubAgent: answer 1 is kind 2"),
+        told.contains("/coder.agent.v2.Agent/CreateSubAgent: answer 1 is message 1/1"),
         "{told}"
     );
     assert_eq!(told.lines().count(), 1, "{told}");
