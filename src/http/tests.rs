@@ -1,5 +1,6 @@
 //! The routes over real sockets.
 
+mod connections;
 mod fixture;
 
 use std::sync::Mutex;
@@ -526,22 +527,6 @@ async fn bytes_sent_right_behind_the_handshake_reach_the_session() {
         .unwrap();
     assert!(
         answer.ends_with(&[0x88, 0x02, 0x03, 0xe8]),
-        "{:?}",
-        String::from_utf8_lossy(&answer)
-    );
-}
-
-#[tokio::test]
-async fn a_connection_that_sends_no_request_is_cut() {
-    tokio::time::pause();
-    let fixture = Fixture::new().await;
-    let mut stream = TcpStream::connect(fixture.address).await.unwrap();
-    stream.write_all(b"GET /healthz HT").await.unwrap();
-    let mut answer = Vec::new();
-    // Time moves by itself while everything waits.
-    stream.read_to_end(&mut answer).await.unwrap();
-    assert!(
-        answer.is_empty() || answer.starts_with(b"HTTP/1.1 408"),
         "{:?}",
         String::from_utf8_lossy(&answer)
     );
