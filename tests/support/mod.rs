@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 use drpcd::clock::{Clock, Timestamp};
 use drpcd::store::ConnectionTimes;
 use serde_json::Value;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{Connection as _, Row as _, SqliteConnection};
 use tempfile::TempDir;
 
 /// How long a process may take for what it should do at once.
@@ -51,7 +53,7 @@ pub struct Data {
 
 /// See [`Data::lock`].
 pub struct Lock {
-    _connection: sqlx::SqliteConnection,
+    _connection: SqliteConnection,
     _runtime: tokio::runtime::Runtime,
 }
 
@@ -170,74 +172,60 @@ impl Data {
         std::fs::read_to_string(self.path().join("log")).unwrap_or_default()
     }
 
-    /// The first column of the rows of a query, as text.
-    pub fn query(&self, sql: &str) -> Vec<String> {
+    /// Does something over a connection of its own to the database, as another program would.
+    fn with_database<T>(&self, work: impl AsyncFnOnce(&mut SqliteConnection) -> sqlx::Result<T>) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap();
         runtime.block_on(async {
-            use sqlx::{Connection, Row};
-            let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.database());
-            let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
-            let sql =
-                format!("SELECT CAST(column0 AS TEXT) FROM (SELECT NULL AS column0 WHERE 0 UNION ALL {sql})");
+            let options = SqliteConnectOptions::new().filename(self.database());
+            let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
+            let result = work(&mut connection).await.unwrap();
+            connection.close().await.unwrap();
+            result
+        })
+    }
+
+    /// The first column of the rows of a query, as text.
+    pub fn query(&self, sql: &str) -> Vec<String> {
+        let sql =
+            format!("SELECT CAST(column0 AS TEXT) FROM (SELECT NULL AS column0 WHERE 0 UNION ALL {sql})");
+        self.with_database(async |connection| {
             let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
-                .fetch_all(&mut connection)
-                .await
-                .unwrap();
+                .fetch_all(connection)
+                .await?;
             rows.iter()
-                .map(|row| row.try_get::<Option<String>, _>(0).unwrap().unwrap_or_default())
+                .map(|row| Ok(row.try_get::<Option<String>, _>(0)?.unwrap_or_default()))
                 .collect()
         })
     }
 
+    fn run(&self, sql: String) {
+        self.with_database(async |connection| {
+            sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(connection).await
+        });
+    }
+
     /// Runs statements as another program would, in one transaction.
     pub fn execute(&self, sql: &str) {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime.block_on(async {
-            use sqlx::Connection;
-            let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.database());
-            let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
-            let sql = format!("BEGIN IMMEDIATE; {sql}; COMMIT");
-            sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
-                .execute(&mut connection)
-                .await
-                .unwrap();
-        });
+        self.run(format!("BEGIN IMMEDIATE; {sql}; COMMIT"));
     }
 
     /// Brings all that was written into the database file itself.
     pub fn checkpoint(&self) {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime.block_on(async {
-            use sqlx::Connection;
-            let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.database());
-            let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
-            sqlx::raw_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-                .execute(&mut connection)
-                .await
-                .unwrap();
-            connection.close().await.unwrap();
-        });
+        self.run("PRAGMA wal_checkpoint(TRUNCATE)".to_owned());
     }
 
     /// Keeps everybody else from writing until it is dropped.
     pub fn lock(&self) -> Lock {
-        use sqlx::Connection;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap();
-        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.database());
+        let options = SqliteConnectOptions::new().filename(self.database());
         let connection = runtime.block_on(async {
-            let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+            let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
             sqlx::raw_sql("BEGIN IMMEDIATE")
                 .execute(&mut connection)
                 .await
