@@ -123,6 +123,13 @@ impl Peer {
         self.websocket(&message(0x82, payload));
     }
 
+    /// Sends this, and waits for the answer without reading it.
+    pub fn leave_unread(&mut self, payload: &[u8]) {
+        self.raw(payload);
+        self.tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert_eq!(self.tcp.peek(&mut [0]).unwrap(), 1);
+    }
+
     /// Sends bytes below the session. What the server has closed is not an error here.
     pub fn websocket(&mut self, bytes: &[u8]) {
         self.wrote(&format!("> {}", shown(bytes)));
