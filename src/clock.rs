@@ -186,6 +186,28 @@ fn system_now() -> Timestamp {
     Timestamp(i64::try_from(micros).unwrap_or(Timestamp::MAX.0))
 }
 
+/// What tests of others need whose time stands still.
+#[cfg(test)]
+pub(crate) mod testing {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    /// Longer than anything takes; only a failing test waits that long.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// Runs a test whose time stands still unless it is moved, whatever real work takes.
+    pub(crate) async fn driven<T>(test: impl Future<Output = T>) -> T {
+        tokio::time::pause();
+        let (_running, ended) = mpsc::channel::<()>();
+        // Time does not move by itself while a blocking task runs; this one also ends a test that hangs.
+        let watchdog = tokio::task::spawn_blocking(move || ended.recv_timeout(PATIENCE));
+        tokio::select! {
+            result = test => result,
+            _ = watchdog => panic!("the test hangs"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

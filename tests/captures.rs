@@ -178,7 +178,7 @@ fn a_session_is_recorded_shown_replayed_and_compared() {
     let told = String::from_utf8(replayed.stdout).unwrap();
     assert_eq!(replayed.status.code(), Some(1));
     assert!(
-        told.contains("/coder.agent.v2.Agent/CreateSubAgent: answer 1 is kind 2"),
+        told.contains("/coder.agent.v2.Agent/CreateSubAgent: answer 1 is message 1/1"),
         "{told}"
     );
     assert_eq!(told.lines().count(), 1, "{told}");
@@ -207,13 +207,14 @@ fn what_is_no_capture_is_named() {
     );
     let failed = drpcd(&["record", "--to", "https://127.0.0.1:1", "--output", "."]);
     assert_eq!(failed.status.code(), Some(2));
-    let failed = drpcd(&[
-        "replay",
-        "absent.txt",
-        "--to",
-        "http://127.0.0.1:1",
-        "--token",
-        "x",
-    ]);
-    assert_eq!(failed.status.code(), Some(1));
+    let recorded = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/captures/unary-echo.txt");
+    for (file, wrong) in [
+        ("absent.txt", "drpcd: cannot read absent.txt: "),
+        (recorded, "drpcd: cannot replay to http://127.0.0.1:1/: "),
+    ] {
+        let failed = drpcd(&["replay", file, "--to", "http://127.0.0.1:1", "--token", "x"]);
+        assert_eq!(failed.status.code(), Some(1));
+        let text = String::from_utf8(failed.stderr).unwrap();
+        assert!(text.starts_with(wrong), "{text}");
+    }
 }

@@ -164,6 +164,18 @@ fn seeds() -> Option<u64> {
 }
 
 #[test]
+fn what_may_differ_is_listed() {
+    let list = include_str!("../docs/DEVIATIONS.md");
+    for row in deviation::ROWS {
+        assert!(
+            list.lines()
+                .any(|line| line.starts_with("| ") && line.contains(row)),
+            "{row}"
+        );
+    }
+}
+
+#[test]
 fn random_input_has_the_same_answers_and_verdicts_as_with_go() {
     let Some(go) = script::serve_go() else { return };
     let ours = script::serve_ours();

@@ -33,12 +33,7 @@ pub enum Ended {
 impl Call {
     /// Whether the server has said its last word.
     fn is_answered(&self) -> bool {
-        self.answers.last().is_some_and(|last| {
-            matches!(
-                last.kind,
-                CallFrame::ERROR | CallFrame::CLOSE | CallFrame::CLOSE_SEND
-            )
-        })
+        self.answers.last().is_some_and(CallFrame::is_last_word)
     }
 }
 
@@ -50,6 +45,11 @@ pub(crate) struct Packets {
 }
 
 impl Packets {
+    /// The direction, cut into what it is made of.
+    pub(crate) fn inspector(&self) -> &Inspector {
+        &self.inspector
+    }
+
     /// What one message brings: its pieces, and the packets that are whole now.
     pub(crate) fn push(&mut self, data: &[u8]) -> (Vec<Piece>, Vec<(u32, CallFrame)>) {
         let (pieces, frames) = self.inspector.push(data);
@@ -132,6 +132,9 @@ impl fmt::Display for Difference {
     }
 }
 
+/// Characters of a packet that a difference shows.
+const MAX_SHOWN: usize = 80;
+
 /// By what the texts of codecs begin: each has its own (see `docs/DEVIATIONS.md`).
 const CODEC_ERRORS: [&str; 3] = [
     "failed to decode Protobuf message: ",
@@ -165,10 +168,13 @@ pub fn compare(first: &Capture, second: &Capture) -> Vec<Difference> {
         } else if call.answers.len() != other.answers.len() && !given_up {
             let (one, two) = (call.answers.len(), other.answers.len());
             differs(format!("{one} answers in the first, {two} in the second"));
-        } else if let (Some(one), Some(two)) = (call.ended, other.ended)
-            && one != two
-        {
-            differs(format!("ended by {one:?} in the first, by {two:?} in the second"));
+        } else if call.ended.is_some() && call.ended != other.ended {
+            let [one, two] = [call.ended, other.ended].map(|ended| match ended {
+                Some(Ended::Fin) => "ended in good order",
+                Some(Ended::Reset) => "reset",
+                None => "not ended",
+            });
+            differs(format!("{one} by the server in the first, {two} in the second"));
         }
     }
     for (stream, call) in second.iter().filter(|(stream, _)| !first.contains_key(stream)) {
@@ -194,9 +200,11 @@ fn normal(packet: &CallFrame) -> CallFrame {
 }
 
 fn shown(packet: &CallFrame) -> String {
-    let kind = packet.kind;
-    let ids = format!("{}/{}", packet.stream, packet.message);
-    let text = String::from_utf8_lossy(&packet.data);
-    let cut: String = text.chars().take(80).collect();
-    format!("kind {kind} {ids} of {} bytes {cut:?}", packet.data.len())
+    let (name, ids) = (packet.name(), format!("{}/{}", packet.stream, packet.message));
+    let (code, text) = match (packet.kind, packet.data.split_first_chunk::<8>()) {
+        (CallFrame::ERROR, Some((code, text))) => (format!(", code {}", u64::from_be_bytes(*code)), text),
+        _ => (String::new(), &packet.data[..]),
+    };
+    let text: String = String::from_utf8_lossy(text).chars().take(MAX_SHOWN).collect();
+    format!("{name} {ids} of {} bytes{code} {text:?}", packet.data.len())
 }

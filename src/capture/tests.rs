@@ -3,6 +3,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::mux::inspect::MuxFrame;
 
 const TEXT: &str = "\
 drpcd capture 1
@@ -64,10 +65,10 @@ fn another_answer_is_a_difference_and_another_time_is_none() {
     second = Capture::parse(&text).unwrap();
     let differences = compare(&first, &second);
     assert_eq!(differences.len(), 1);
-    assert!(
-        differences[0]
-            .to_string()
-            .starts_with("stream 1 /t/Echo: answer 1 is kind 2 1/1")
+    assert_eq!(
+        differences[0].to_string(),
+        r#"stream 1 /t/Echo: answer 1 is message 1/1 of 6 bytes "\n\u{4}some" in the first, "#.to_owned()
+            + r#"message 1/1 of 6 bytes "\n\u{4}else" in the second"#
     );
     let text = TEXT
         .replace("length 14", "length 10")
@@ -77,6 +78,27 @@ fn another_answer_is_a_difference_and_another_time_is_none() {
         compare(&first, &second)[0].what,
         "2 answers in the first, 1 in the second"
     );
+    let text = TEXT.replace(
+        "data ack stream 1 length 14\n  message 1/1 done 0a04.\"some\"\n  close-send 1/2 done -",
+        "data ack stream 1 length 15\n  error 1/1 done 0000000000000007.\"no!\"",
+    );
+    second = Capture::parse(&text).unwrap();
+    assert!(
+        compare(&first, &second)[0]
+            .what
+            .ends_with(r#"error 1/1 of 11 bytes, code 7 "no!" in the second"#)
+    );
+    for (end, what) in [("window rst stream 1", "reset"), ("window stream 1", "not ended")] {
+        let at = TEXT.rfind("window fin stream 1").unwrap();
+        let text = TEXT[..at].to_owned() + &TEXT[at..].replacen("window fin stream 1", end, 1);
+        second = Capture::parse(&text).unwrap();
+        assert_eq!(
+            compare(&first, &second)[0].what,
+            format!("ended in good order by the server in the first, {what} in the second")
+        );
+        // The first may be cut off.
+        assert_eq!(compare(&second, &first).is_empty(), what == "not ended");
+    }
 }
 
 #[test]
@@ -115,6 +137,21 @@ fn tokens_in_a_target_are_left_out() {
         "/rpc?version=2.8&coder_session_token=REDACTED&resume_token=REDACTED"
     );
     assert_eq!(redact("/rpc"), "/rpc");
+}
+
+#[test]
+fn what_is_not_understood_may_be_a_token() {
+    let mut redactor = Redactor::default();
+    let ping = MuxFrame {
+        kind: MuxFrame::PING,
+        flags: MuxFrame::SYN,
+        stream: 0,
+        length: 7,
+    };
+    assert_eq!(redactor.redact(Side::Server, &ping.encode()), ping.encode());
+    // No version 9 of yamux.
+    redactor.redact(Side::Agent, &[9; 12]);
+    assert_eq!(redactor.redact(Side::Server, b"token"), [0; 5]);
 }
 
 proptest! {

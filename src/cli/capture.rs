@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::{Args, Subcommand};
 use tokio::net::TcpListener;
+use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -70,10 +71,7 @@ enum CaptureVerb {
 
 pub(super) fn run(args: &CaptureArgs) -> Result<(), Failure> {
     logs::init(&LogConfig::default()).map_err(Failure::failed)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(Failure::failed)?;
+    let runtime = super::runtime(Builder::new_current_thread())?;
     match &args.verb {
         CaptureVerb::Record { listen, to, output } => runtime.block_on(record_into(*listen, to, output)),
         CaptureVerb::Show { file } => show(&read(file)?),
@@ -87,7 +85,7 @@ pub(super) fn run(args: &CaptureArgs) -> Result<(), Failure> {
             let address = address_of(to).map_err(Failure::Usage)?;
             let replayed = runtime
                 .block_on(replay(address, token, &recorded, &Clock::system()))
-                .map_err(Failure::failed)?;
+                .map_err(|error| Failure::Failed(format!("cannot replay to {to}: {error}")))?;
             if let Some(output) = output {
                 write(output, &replayed).map_err(|error| cannot_write(output, &error))?;
             }
@@ -139,14 +137,19 @@ fn read(file: &Path) -> Result<Capture, Failure> {
     Capture::parse(&text).map_err(|error| Failure::Failed(format!("{}: {error}", file.display())))
 }
 
-/// Writes a new file that nobody else may read.
+/// Writes a new file that nobody else may read, whole or not at all.
 fn write(file: &Path, capture: &Capture) -> io::Result<()> {
     let mut out = std::fs::File::options()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(file)?;
-    out.write_all(capture.to_text().as_bytes())
+    let written = out.write_all(capture.to_text().as_bytes());
+    if written.is_err() {
+        // What it says then is that of the write.
+        let _ = std::fs::remove_file(file);
+    }
+    written
 }
 
 fn cannot_write(file: &Path, error: &io::Error) -> Failure {

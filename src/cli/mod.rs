@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
-
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{self, ConfigError, ConfigFile};
@@ -125,12 +125,17 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Makes a write that would pass the process's limit of file size fail, instead of ending the process. Must be called within
-/// a runtime.
-fn survive_file_size_limit() -> Result<(), Failure> {
-    // The handler stays when its receiver is dropped.
-    let kind = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
-    listen(kind).map(drop)
+/// What a verb runs in. A write that would pass the process's limit of file size fails from here on, instead of ending the
+/// process.
+fn runtime(mut builder: Builder) -> Result<Runtime, Failure> {
+    let runtime = builder.enable_all().build().map_err(Failure::failed)?;
+    {
+        let _entered = runtime.enter();
+        // The handler stays when its receiver is dropped.
+        let kind = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
+        drop(listen(kind)?);
+    }
+    Ok(runtime)
 }
 
 fn listen(kind: SignalKind) -> Result<Signal, Failure> {

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
+use tokio::runtime::Builder;
 use url::Url;
 
-use super::{Failure, survive_file_size_limit, url_text};
+use super::{Failure, url_text};
 use crate::clock::Clock;
 use crate::config::{CommonConfig, bare_access_url};
 use crate::seed::Seed;
@@ -40,12 +41,8 @@ enum Output {
 pub(super) fn run(args: &SeedArgs) -> Result<(), Failure> {
     logs::init(&LogConfig::default()).map_err(Failure::failed)?;
     let seed = Seed::read(&args.file).map_err(Failure::failed)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(Failure::failed)?;
+    let runtime = super::runtime(Builder::new_current_thread())?;
     let agents = runtime.block_on(async {
-        survive_file_size_limit()?;
         let clock = Clock::system();
         let store = server::open_store(&args.common, &clock).await?;
         let agents = store.seed(&seed, clock.now()).await;

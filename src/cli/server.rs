@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::process;
 
 use clap::Args;
+use tokio::runtime::Builder;
 use tokio::signal::unix::SignalKind;
 
-use super::{Failure, Signals, listen, seed, survive_file_size_limit};
+use super::{Failure, Signals, listen, seed};
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::seed::Seed;
@@ -38,15 +39,10 @@ pub(super) fn run(args: ServerArgs) -> Result<(), Failure> {
         .map(|path| Seed::read(&path))
         .transpose()
         .map_err(Failure::failed)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(Failure::failed)?;
-    runtime.block_on(serve(config, seed))
+    super::runtime(Builder::new_multi_thread())?.block_on(serve(config, seed))
 }
 
 async fn serve(config: Config, seed_file: Option<Seed>) -> Result<(), Failure> {
-    survive_file_size_limit()?;
     // Before anything that a signal should end in order.
     let mut signals = Signals::new()?;
     let mut renew_coordinator = listen(SignalKind::user_defined1())?;

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
+use tokio::runtime::Builder;
 
 use super::Failure;
 use crate::client_token::{ClientToken, ClientTokenId};
@@ -61,10 +62,7 @@ enum Output {
 
 pub(super) fn run(args: &TokenArgs) -> Result<(), Failure> {
     logs::init(&LogConfig::default()).map_err(Failure::failed)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(Failure::failed)?;
+    let runtime = super::runtime(Builder::new_current_thread())?;
     let mut out = io::stdout().lock();
     match &args.verb {
         TokenVerb::Create { owner, common } => {

@@ -1,6 +1,7 @@
 use std::fmt::Write as _;
 
 use super::*;
+use crate::mux::Field;
 use crate::proto::agent as pb;
 use crate::proto::agent::push_resources_monitoring_usage_request::Datapoint;
 use crate::proto::agent::push_resources_monitoring_usage_request::datapoint::VolumeUsage;
@@ -105,6 +106,59 @@ fn elements_of_real_requests_are_taken_up_to_the_limit() {
         told("UpdateStats", &stats(65_537)),
         "message has more than 65536 elements"
     );
+}
+
+/// A message with one element, as short as it can be; `None` where there are no elements.
+fn element(layout: &Layout) -> Option<Vec<u8>> {
+    layout.0.iter().find_map(|(number, field)| {
+        let tag = |wire: u8| {
+            let number = u8::try_from(*number).unwrap();
+            assert!(number < 16, "a tag of one byte");
+            number << 3 | wire
+        };
+        Some(match field {
+            Field::Each(_) | Field::Texts => vec![tag(2), 0],
+            Field::Varints => vec![tag(0), 1],
+            Field::Fixed(8) => [&[tag(1)][..], &[0; 8]].concat(),
+            Field::Fixed(_) => [&[tag(5)][..], &[0; 4]].concat(),
+            Field::One(layout) => {
+                let inner = element(layout)?;
+                [&[tag(2), u8::try_from(inner.len()).unwrap()], &inner[..]].concat()
+            }
+        })
+    })
+}
+
+#[test]
+fn every_method_takes_as_many_bytes_and_elements_as_its_limits_say() {
+    for (path, bytes, elements) in MESSAGES {
+        let bound = super::message(path);
+        let told = |message: &[u8]| bound.check(message).map_err(|error| error.text().to_owned());
+        for size in [bytes - 1, bytes, bytes + 1] {
+            // A field that is unknown to all, with its number and length in two and four bytes.
+            let length = u32::try_from(size - 6).unwrap();
+            let part = |shift: u32| u8::try_from(length >> shift & 0x7f).unwrap();
+            let head = [
+                0xfa,
+                0x7f,
+                part(0) | 0x80,
+                part(7) | 0x80,
+                part(14) | 0x80,
+                part(21),
+            ];
+            let message = [&head[..], &vec![0; size - 6]].concat();
+            let refused = (size > bytes).then(|| format!("message of {size} bytes exceeds {bytes}"));
+            assert_eq!(told(&message).err(), refused, "{path}");
+        }
+        let Some(element) = element(bound.layout) else {
+            assert_eq!(elements, 0, "{path}");
+            continue;
+        };
+        for count in [elements - 1, elements, elements + 1] {
+            let refused = (count > elements).then(|| format!("message has more than {elements} elements"));
+            assert_eq!(told(&element.repeat(count)).err(), refused, "{path}");
+        }
+    }
 }
 
 /// The worst that a message can be decoded to, by its limits, stays within some MiB. Elements that the compiler gives

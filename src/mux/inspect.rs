@@ -96,6 +96,11 @@ impl CallFrame {
     /// Kind of the packet that ends one direction of a call.
     pub const CLOSE_SEND: u8 = 6;
 
+    /// Whether it is the last that its sender says in a call: an error, Close or CloseSend.
+    pub fn is_last_word(&self) -> bool {
+        matches!(self.kind, Self::ERROR | Self::CLOSE | Self::CLOSE_SEND)
+    }
+
     /// Names of kinds that have a meaning, by number.
     const NAMES: [&str; 8] = [
         "kind-0",
@@ -192,6 +197,16 @@ pub struct Inspector {
 }
 
 impl Inspector {
+    /// Whether the rest of a yamux frame is to come, so that no other frame may come before it.
+    pub fn is_mid_frame(&self) -> bool {
+        !self.header.is_empty() || self.payload.is_some()
+    }
+
+    /// Whether what came is not understood any more.
+    pub fn is_lost(&self) -> bool {
+        self.lost
+    }
+
     /// Takes what passed in one message. The second list has each frame that is complete now, also those that came in
     /// several parts.
     pub fn push(&mut self, mut bytes: &[u8]) -> (Vec<Piece>, Vec<(u32, CallFrame)>) {

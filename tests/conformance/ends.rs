@@ -2,7 +2,7 @@
 
 use crate::cases;
 use crate::support::peer::{CREDIT, Peer, cancel, close, close_send, control, error, invoke, metadata, text};
-use crate::support::raw::{FIN, SYN, WINDOW, frame, message};
+use crate::support::raw::{FIN, PING, SYN, WINDOW, frame, message};
 
 /// Streams that are opened before their acknowledgements are waited for: Go accepts no more than 256 unseen ones.
 const BATCH: usize = 100;
@@ -200,12 +200,14 @@ cases! {
     }
 
     fn wire_105_an_orderly_close_is_an_end_and_a_cut_is_logged(peer) on drpcd | go {
-        let ends: [(&str, End, &str); 4] = [
+        let ends: [(&str, End, &str); 5] = [
             ("1000", |peer| peer.websocket(&message(0x88, &1000_u16.to_be_bytes())), "session ended"),
             ("1001", |peer| peer.websocket(&message(0x88, &1001_u16.to_be_bytes())), "session ended"),
             ("1011", |peer| peer.websocket(&message(0x88, &1011_u16.to_be_bytes())), "session failed"),
             // Five bytes of a frame were promised.
             ("cut", |peer| peer.websocket(&message(0x82, &[0; 5])[..7]), "session failed"),
+            // Closed with a pong unread, TCP resets a connection.
+            ("reset", |peer| peer.leave_unread(&frame(PING, SYN, 0, 1, &[])), "session failed"),
         ];
         for (what, end, noted) in ends {
             let name = peer.unique(what);

@@ -29,12 +29,13 @@ fn split(kind: u8, id: u64, data: &[u8]) -> Vec<u8> {
 }
 
 cases! {
-    fn wire_081_messages_of_exactly_4_mib(peer) on drpcd | go {
-        let message = sized(MAX);
-        peer.stream();
-        peer.packets(&[invoke(1, 1, "/t/Join"), split(2, 2, &message), close_send(1, 3)]);
-        peer.expect(&[split(2, 1, &message), close_send(1, 2)]);
-        peer.finish();
+    fn wire_081_messages_of_up_to_4_mib(peer) on drpcd | go {
+        for message in [sized(MAX - 1), sized(MAX)] {
+            peer.stream();
+            peer.packets(&[invoke(1, 1, "/t/Join"), split(2, 2, &message), close_send(1, 3)]);
+            peer.expect(&[split(2, 1, &message), close_send(1, 2)]);
+            peer.finish();
+        }
     }
 
     // Go refuses it when more bytes come with its end.

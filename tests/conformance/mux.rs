@@ -17,6 +17,15 @@ cases! {
         }
     }
 
+    // Go sends it in a frame of its own.
+    fn wire_087_a_quick_reply_carries_the_acknowledgement(peer) on drpcd {
+        let id = peer.stream();
+        peer.packets(&[invoke(1, 1, "/t/Echo"), text(1, 2, "hi"), close_send(1, 3)]);
+        peer.expect(&[text(1, 1, "hi"), close_send(1, 2)]);
+        assert_eq!((peer.incoming(id).frames, peer.incoming(id).acks), (1, 1));
+        peer.finish();
+    }
+
     fn wire_088_silent_streams_are_acknowledged(peer) on drpcd | go {
         let silent = peer.stream();
         peer.packets(&[invoke(1, 1, "/t/Silent"), text(1, 2, ""), close_send(1, 3)]);

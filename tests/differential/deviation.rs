@@ -5,6 +5,24 @@ use std::collections::BTreeMap;
 use super::program::{Program, Step};
 use super::{Outcome, Verdict};
 
+/// A stream that a packet before its Invoke blocks.
+const WITHOUT_INVOKE: &str = "wire_025";
+
+/// A stream that a message blocks which nobody reads.
+const UNREAD: &str = "wire_029";
+
+/// An end that is seen before the message in front of it is read.
+const EARLY_END: &str = "wire_075";
+
+/// Our codec refuses what Go's passes over.
+const WRONG_TYPE: &str = "known protobuf field with the wrong wire type";
+
+/// Each codec has its own words.
+const CODEC_TEXT: &str = "text of the error for a request that cannot be decoded";
+
+/// All rows that are used here.
+pub(super) const ROWS: [&str; 5] = [WITHOUT_INVOKE, UNREAD, EARLY_END, WRONG_TYPE, CODEC_TEXT];
+
 /// Why `ours` is fine beside `go`: a row of the list, or `"same"`.
 pub(super) fn allows(program: &Program, ours: &Outcome, go: &Outcome) -> Option<&'static str> {
     let steps = match program {
@@ -16,7 +34,7 @@ pub(super) fn allows(program: &Program, ours: &Outcome, go: &Outcome) -> Option<
         return Some("same");
     }
     // Packets that come together race in Go with the handler that the first of them starts: an end among them may or may
-    // not come before the answers (wire_075, and §8.1 of the specification).
+    // not come before the answers.
     let races = matches!(program, Program::Transport { paced: false, .. });
     if ours.verdict == Verdict::Ended && go.verdict == Verdict::Hangs {
         let sent = steps
@@ -29,9 +47,9 @@ pub(super) fn allows(program: &Program, ours: &Outcome, go: &Outcome) -> Option<
         return None;
     }
     if races && of_go.cut(&of_ours) {
-        return Some("wire_075");
+        return Some(EARLY_END);
     }
-    (of_ours.wrong_type && of_ours.begins(&of_go)).then_some("known protobuf field with the wrong wire type")
+    (of_ours.wrong_type && of_ours.begins(&of_go)).then_some(WRONG_TYPE)
 }
 
 /// What Go's reader blocks on for good.
@@ -41,13 +59,13 @@ fn leak(packets: &[Packet<'_>]) -> Option<&'static str> {
         match packet.kind {
             1 => (invoked, messages, leaves) = (packet.stream, 0, packet.data == b"/t/Leave"),
             7 if packet.stream > invoked => {}
-            _ if packet.stream > invoked => return Some("wire_025"),
+            _ if packet.stream > invoked => return Some(WITHOUT_INVOKE),
             2 => messages += 1,
             _ => {}
         }
         // One is what every other handler reads; a stream's may have ended before it reads the next.
         if messages > 1 || (messages == 1 && leaves) {
-            return Some("wire_029");
+            return Some(UNREAD);
         }
     }
     None
@@ -87,7 +105,7 @@ impl Answer {
             } else if text.contains("invalid wire type") && text.starts_with(OUR_CODEC) {
                 answer.wrong_type = true;
             } else {
-                call.extend(b"refused by the codec");
+                call.extend(CODEC_TEXT.as_bytes());
             }
             at += used;
         }

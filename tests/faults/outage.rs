@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use crate::support::client;
-use crate::support::http::{Answer, dial, send};
+use crate::support::http::{Answer, dial, get, send};
 use crate::support::{Data, EXAMPLE_SEED, Server, drpcd, eventually, go, may_write};
 
 /// How long an outage lasts in a plain run: longer than every timeout within the server, so that all that may wait waits.
@@ -41,8 +41,8 @@ const PERMISSIONS: &str = "its files are its own";
 struct Outage<'a> {
     begin: &'a dyn Fn(),
     end: &'a dyn Fn(),
-    /// The verb `seed`, if it meets the outage too.
-    seed: Option<&'a dyn Fn() -> Command>,
+    /// Puts a verb into the same straits.
+    verb: &'a dyn Fn(Command) -> Command,
     /// What everybody is told.
     reason: &'a str,
 }
@@ -82,7 +82,7 @@ fn patch_logs(server: &Server) -> Answer {
 }
 
 /// What people and programs other than agents meet while the store is away.
-fn fails_fast(server: &Server, outage: &Outage<'_>) {
+fn fails_fast(data: &Data, server: &Server, client: &str, outage: &Outage<'_>) {
     assert_eq!(at_once("healthz", || server.get("/healthz")).status, 200);
     assert_eq!(at_once("readyz", || server.get("/readyz")).status, 503);
     let refused = [
@@ -93,8 +93,13 @@ fn fails_fast(server: &Server, outage: &Outage<'_>) {
         assert_eq!(answer.status, 500, "{what}: {}", answer.body);
         assert!(answer.body.contains(outage.reason), "{what}: {}", answer.body);
     }
-    if let Some(seed) = outage.seed {
-        let output = at_once("seed", || seed().output().unwrap());
+    // What may still be read lets a client in.
+    let header = format!("Coder-Session-Token: {client}\r\n");
+    let ask = || get(&server.url, "/api/v2/workspaceagents/connection", &header);
+    let answer = at_once("a client", ask);
+    assert!([200, 500].contains(&answer.status), "{}", answer.body);
+    for verb in [seed_verb(data), token_verb(data)] {
+        let output = at_once("a verb", || (outage.verb)(verb).output().unwrap());
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{stderr}");
         assert!(stderr.contains("drpcd.db"), "{stderr}");
@@ -122,12 +127,13 @@ fn an_agent_survives(data: &Data, server: &Server, lasts: Duration, outage: &Out
     agent.await_line("lifecycle STARTING");
     data.await_connected();
     data.await_value("SELECT count(*) > 0 FROM workspace_agent_logs", "1");
+    let client = data.client_token("ada");
 
     (outage.begin)();
     let began = Instant::now();
     eventually(|| server.get("/readyz").status == 503).unwrap();
     loop {
-        fails_fast(server, outage);
+        fails_fast(data, server, &client, outage);
         if began.elapsed() > lasts {
             break;
         }
@@ -195,6 +201,14 @@ fn seed_verb(data: &Data) -> Command {
     command
 }
 
+/// Makes a client's token.
+fn token_verb(data: &Data) -> Command {
+    let mut command = drpcd();
+    command.args(["token", "create", "--owner", "ada", "--data-dir"]);
+    command.arg(data.path());
+    command
+}
+
 fn locked(lasts: Duration) {
     let Some(data) = Data::in_a_file(EXAMPLE_SEED, LOCKED) else {
         return;
@@ -204,7 +218,7 @@ fn locked(lasts: Duration) {
     let outage = Outage {
         begin: &|| lock.set(Some(data.lock())),
         end: &|| drop(lock.take()),
-        seed: Some(&|| seed_verb(&data)),
+        verb: &|verb| verb,
         reason: "database is locked",
     };
     if let Some(report) = an_agent_survives(&data, &server, lasts, &outage) {
@@ -233,15 +247,14 @@ fn an_agent_survives_a_full_disk() {
     let outage = Outage {
         begin: &|| may_write(pid, false),
         end: &|| may_write(pid, true),
-        seed: Some(&|| {
-            let verb = seed_verb(&data);
+        verb: &|verb| {
             let mut limited = Command::new("prlimit");
             limited
                 .arg("--fsize=0")
                 .arg(verb.get_program())
                 .args(verb.get_args());
             limited
-        }),
+        },
         reason: "disk I/O error",
     };
     if let Some(report) = an_agent_survives(&data, &server, SHORT, &outage) {
@@ -335,12 +348,11 @@ fn an_agent_survives_the_loss_of_permissions() {
     let outage = Outage {
         begin: &begin,
         end: &|| permit(&data, true),
-        seed: Some(&|| {
-            let verb = seed_verb(&data);
+        verb: &|verb| {
             let mut command = as_nobody(&data);
             command.args(verb.get_args());
             command
-        }),
+        },
         reason: "attempt to write a readonly database",
     };
     if let Some(report) = an_agent_survives(&data, &server, SHORT, &outage) {

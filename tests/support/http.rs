@@ -44,8 +44,12 @@ fn status(head: &str) -> u16 {
 
 /// `GET target` with more headers, each ending in `\r\n`.
 pub fn get(url: &str, target: &str, headers: &str) -> Answer {
-    let mut stream = connect(url);
     let request = format!("GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
+    answer(connect(url), &request)
+}
+
+/// Sends a request whose answer ends the connection.
+fn answer(mut stream: TcpStream, request: &str) -> Answer {
     stream.write_all(request.as_bytes()).unwrap();
     let head = read_head(&mut stream);
     let mut body = String::new();
@@ -59,21 +63,12 @@ pub fn get(url: &str, target: &str, headers: &str) -> Answer {
 
 /// A request with a body, as JSON.
 pub fn send(url: &str, method: &str, target: &str, token: &str, body: &str) -> Answer {
-    let mut stream = connect(url);
     let request = format!(
         "{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nCoder-Session-Token: {token}\r\n\
          Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
-    stream.write_all(request.as_bytes()).unwrap();
-    let head = read_head(&mut stream);
-    let mut body = String::new();
-    stream.read_to_string(&mut body).unwrap();
-    Answer {
-        status: status(&head),
-        head,
-        body,
-    }
+    answer(connect(url), &request)
 }
 
 /// Opens a stream of events, and gives its head and what follows.

@@ -1,8 +1,8 @@
-//! A scripted peer: sends what it is told, byte for byte, and says what it expects. When something else comes, both
-//! transcripts are printed.
+//! A scripted peer: sends what it is told, byte for byte, and says what it expects. When a test fails, what was sent and what
+//! came are printed in their order.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
@@ -20,8 +20,8 @@ pub const CREDIT: usize = 256 * 1024;
 /// How long nothing has to come for nothing to have come. A slow machine makes the check weaker, never wrong.
 pub const QUIET: Duration = Duration::from_millis(60);
 
-/// Lines of a transcript that are kept.
-const MAX_TRANSCRIPT: usize = 2_000;
+/// Lines of a transcript that are kept: the last ones.
+const MAX_TRANSCRIPT: usize = 500;
 
 /// What has come on one stream.
 #[derive(Default)]
@@ -30,6 +30,8 @@ pub struct Incoming {
     pub bytes: Vec<u8>,
     /// Bytes that have come in all.
     pub total: usize,
+    /// Frames of the stream, and flags in them.
+    pub frames: u32,
     pub acks: u32,
     pub fins: u32,
     pub resets: u32,
@@ -62,7 +64,18 @@ pub struct Peer {
     pub credits: bool,
     pub ended: bool,
     notes: Vec<String>,
-    transcript: Vec<String>,
+    /// What went over the wire: `>` was sent, `<` came.
+    transcript: VecDeque<String>,
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // One write, so that tests that fail at a time do not mix.
+            let lines: Vec<_> = self.transcript.iter().map(String::as_str).collect();
+            eprintln!("the last of the session with {}:\n{}", self.url, lines.join("\n"));
+        }
+    }
 }
 
 impl Peer {
@@ -84,7 +97,7 @@ impl Peer {
             credits: true,
             ended: false,
             notes: Vec::new(),
-            transcript: Vec::new(),
+            transcript: VecDeque::new(),
         }
     }
 
@@ -99,20 +112,22 @@ impl Peer {
     }
 
     fn wrote(&mut self, line: &str) {
-        if self.transcript.len() < MAX_TRANSCRIPT {
-            self.transcript.push(line.to_owned());
+        if self.transcript.len() == MAX_TRANSCRIPT {
+            self.transcript.pop_front();
         }
-    }
-
-    /// Fails, and shows what went over the wire.
-    #[track_caller]
-    pub fn fail(&self, why: &str) -> ! {
-        panic!("{why}\n{}", self.transcript.join("\n"));
+        self.transcript.push_back(line.to_owned());
     }
 
     /// Sends one WebSocket message with these bytes of the session.
     pub fn raw(&mut self, payload: &[u8]) {
         self.websocket(&message(0x82, payload));
+    }
+
+    /// Sends this, and waits for the answer without reading it.
+    pub fn leave_unread(&mut self, payload: &[u8]) {
+        self.raw(payload);
+        self.tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert_eq!(self.tcp.peek(&mut [0]).unwrap(), 1);
     }
 
     /// Sends bytes below the session. What the server has closed is not an error here.
@@ -166,7 +181,7 @@ impl Peer {
                 self.raw(&frame(DATA, flags, id, 0, now));
                 (flags, rest) = (0, later);
             } else if Instant::now() > end || self.ended || self.streams[&id].resets > 0 {
-                self.fail("the server gives no credit");
+                panic!("the server gives no credit");
             } else {
                 self.pump(PATIENCE);
             }
@@ -258,7 +273,7 @@ impl Peer {
                 self.control.push(Control::Close(code, reason));
                 self.websocket(&message(0x88, &payload));
             }
-            other => self.fail(&format!("opcode {other}")),
+            other => panic!("opcode {other}"),
         }
         true
     }
@@ -283,6 +298,7 @@ impl Peer {
         match kind {
             DATA | WINDOW => {
                 let stream = self.incoming(id);
+                stream.frames += 1;
                 stream.acks += u32::from(flags & ACK != 0);
                 stream.fins += u32::from(flags & FIN != 0);
                 stream.resets += u32::from(flags & RST != 0);
@@ -315,14 +331,12 @@ impl Peer {
         while !holds(self) {
             let left = end.saturating_duration_since(Instant::now());
             if !self.pump(left) && (left.is_zero() || self.ended) && !holds(self) {
-                self.fail(&format!(
-                    "no {what}{}",
-                    if self.ended {
-                        ": the connection is over"
-                    } else {
-                        ""
-                    }
-                ));
+                let over = if self.ended {
+                    ": the connection is over"
+                } else {
+                    ""
+                };
+                panic!("no {what}{over}");
             }
         }
     }
@@ -337,7 +351,7 @@ impl Peer {
             let shared = stream.len().min(wanted.len());
             if stream[..shared] != wanted[..shared] {
                 let came = shown(stream);
-                peer.fail(&format!("wanted {what}, not {came}"));
+                panic!("wanted {what}, not {came}");
             }
             stream.len() >= wanted.len()
         });
@@ -353,9 +367,8 @@ impl Peer {
         }
         let id = self.current;
         let came = shown(&self.incoming(id).bytes);
-        if !came.is_empty() || self.incoming(id).fins + self.incoming(id).resets > 0 {
-            self.fail(&format!("unexpected on stream {id}: {came}, or its end"));
-        }
+        let nothing = came.is_empty() && self.incoming(id).fins + self.incoming(id).resets == 0;
+        assert!(nothing, "unexpected on stream {id}: {came}, or its end");
     }
 
     /// Expects the server's end of the current stream, with nothing before it.
@@ -368,11 +381,10 @@ impl Peer {
         });
         let stream = self.incoming(id);
         let (bytes, fins, resets) = (shown(&stream.bytes), stream.fins, stream.resets);
-        if !bytes.is_empty() || (fins, resets) != (1, 0) {
-            self.fail(&format!(
-                "stream {id}: {fins} FIN, {resets} RST, and before it {bytes}"
-            ));
-        }
+        assert!(
+            bytes.is_empty() && (fins, resets) == (1, 0),
+            "stream {id}: {fins} FIN, {resets} RST, and before it {bytes}"
+        );
     }
 
     /// Ends the current stream from this side, then expects the server's end.
@@ -428,10 +440,11 @@ impl Peer {
     fn await_matching(&mut self, wanted: &str, times: usize, matches: impl Fn(&str) -> bool) {
         let end = Instant::now() + PATIENCE;
         while self.notes().iter().filter(|note| matches(note)).count() < times {
-            if Instant::now() > end {
-                let notes = self.notes.join("\n");
-                self.fail(&format!("not noted {times} times: {wanted:?}, but: {notes:?}"));
-            }
+            assert!(
+                Instant::now() < end,
+                "not noted {times} times: {wanted:?}, but: {:?}",
+                self.notes
+            );
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -441,9 +454,7 @@ impl Peer {
     pub fn await_note_of(&mut self, name: &str, wanted: &str) {
         let end = Instant::now() + PATIENCE;
         while !self.ask("/t/NotesOf", name).lines().any(|note| note == wanted) {
-            if Instant::now() > end {
-                self.fail(&format!("{name} does not note {wanted:?}"));
-            }
+            assert!(Instant::now() < end, "{name} does not note {wanted:?}");
             std::thread::sleep(Duration::from_millis(2));
         }
     }

@@ -113,7 +113,7 @@ func runAgent(ctx context.Context, flags *flag.FlagSet, args []string) (any, boo
 	flags.BoolVar(&config.Abrupt, "kill", false, "end without any goodbye")
 	flags.DurationVar(&config.CutEvery, "cut-after", 0, "cut the connection this long after each manifest")
 	flags.IntVar(&config.Cuts, "cuts", 1, "how often to cut it")
-	flags.DurationVar(&config.FreezeAfter, "freeze-after", 0, "stop reading and writing this long after the manifest")
+	flags.DurationVar(&config.FreezeAfter, "freeze-after", 0, "stop reading and writing this long after it is ready")
 	flags.DurationVar(&config.StartScript, "start-script", 0, "how long start scripts run, with a log line per second")
 	flags.DurationVar(&config.StopScript, "stop-script", 0, "how long stop scripts run")
 	flags.IntVar(&config.ExtraLogLines, "log-lines", 0, "extra log lines at start")

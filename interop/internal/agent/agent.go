@@ -43,8 +43,8 @@ type Config struct {
 	Cuts     int
 	// CutFIN cuts with a FIN, as when a process is killed, instead of a reset.
 	CutFIN bool
-	// FreezeAfter stops all reading and writing this long after the manifest was handled, while the TCP connection
-	// stays. The agent ends when the server has closed the connection.
+	// FreezeAfter stops all reading and writing this long after it is ready and the manifest was handled, while the TCP
+	// connection stays. The agent ends when the server has closed the connection.
 	FreezeAfter time.Duration
 	// StartScript and StopScript are how long each script takes, with a log line per second.
 	StartScript, StopScript time.Duration
@@ -85,6 +85,8 @@ type Agent struct {
 	lifecycleChanged, timingsChanged chan struct{}
 	// manifestKnown is closed when the first manifest was handled.
 	manifestKnown chan struct{}
+	// ready is closed when the server has acknowledged that the agent is.
+	ready chan struct{}
 	// stopping is closed when the agent begins to stop, stopped when it may go.
 	stopping, stopped  chan struct{}
 	stopOnce, stopDone sync.Once
@@ -107,6 +109,7 @@ func Run(ctx context.Context, config Config) *Report {
 		lifecycleChanged: make(chan struct{}, 1),
 		timingsChanged:   make(chan struct{}, 1),
 		manifestKnown:    make(chan struct{}),
+		ready:            make(chan struct{}),
 		stopping:         make(chan struct{}),
 		stopped:          make(chan struct{}),
 	}

@@ -105,7 +105,7 @@ func TestConn048UnimplementedMonitoringKeepsItRedialing(t *testing.T) {
 			return nil, refserver.Unimplemented()
 		},
 	}
-	report, _ := run(t, 2500*time.Millisecond, script, agent.Config{})
+	report, _ := run(t, 5*time.Second, script, agent.Config{})
 	if report.Connections < 4 || len(report.Redials) < 3 || report.Status == "died" {
 		t.Fatalf("%+v", report)
 	}

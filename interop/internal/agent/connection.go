@@ -127,6 +127,11 @@ func (c *connection) plan() {
 	}
 	if c.config.FreezeAfter > 0 {
 		c.stops("freeze", func(ctx context.Context) error {
+			select {
+			case <-c.ready:
+			case <-ctx.Done():
+				return nil
+			}
 			if sleep(ctx, c.config.FreezeAfter) && c.freezer.freeze() {
 				c.report.step("frozen")
 				c.report.update(func(r *Report) { r.Frozen = true })

@@ -46,7 +46,7 @@ func TestConn054ABadManifestKeepsItRedialing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			report, server := run(t, 800*time.Millisecond, &refserver.Script{Manifest: bad.manifest}, agent.Config{})
+			report, server := run(t, 3*time.Second, &refserver.Script{Manifest: bad.manifest}, agent.Config{})
 			if report.OK || report.Died != "" || report.Connections < 2 {
 				t.Fatalf("%+v", report)
 			}
@@ -185,7 +185,7 @@ func TestConn031AFrozenAgentWaitsForTheServer(t *testing.T) {
 
 func TestAFrozenAgentThatNobodyClosesIsNotOK(t *testing.T) {
 	t.Parallel()
-	report, _ := run(t, time.Second, &refserver.Script{}, agent.Config{FreezeAfter: 100 * time.Millisecond})
+	report, _ := run(t, 4*time.Second, &refserver.Script{}, agent.Config{FreezeAfter: 100 * time.Millisecond})
 	if report.OK || report.Status != "frozen" {
 		t.Fatalf("%+v", report)
 	}

@@ -57,8 +57,11 @@ func (c *connection) reportLifecycle(ctx context.Context) error {
 		c.mu.Lock()
 		c.reported++
 		c.mu.Unlock()
-		if next.State == agentpb.Lifecycle_READY && c.config.StopAfterReady > 0 {
-			time.AfterFunc(c.config.StopAfterReady, c.stop)
+		if next.State == agentpb.Lifecycle_READY {
+			close(c.ready)
+			if c.config.StopAfterReady > 0 {
+				time.AfterFunc(c.config.StopAfterReady, c.stop)
+			}
 		}
 	}
 }

@@ -6,6 +6,8 @@
 mod frames;
 mod player;
 mod recorder;
+#[cfg(test)]
+mod tests;
 
 use std::net::ToSocketAddrs as _;
 

@@ -47,17 +47,26 @@ impl From<NoFrame> for ReplayError {
 /// How far the server's side of a capture had come.
 #[derive(Clone, Default)]
 struct Progress {
-    /// Packets by yamux stream.
-    answers: HashMap<u32, usize>,
+    /// What it had said in each call, by yamux stream and number of the call on it.
+    answers: HashMap<(u32, u64), Answers>,
     /// Streams that the server had ended.
     ended: BTreeSet<u32>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Answers {
+    packets: usize,
+    /// There will be no more.
+    all: bool,
 }
 
 impl Progress {
     fn on_message(&mut self, packets: &mut Packets, data: &[u8]) -> Vec<Piece> {
         let (pieces, completed) = packets.push(data);
-        for (stream, _) in completed {
-            *self.answers.entry(stream).or_default() += 1;
+        for (stream, packet) in completed {
+            let answers = self.answers.entry((stream, packet.stream)).or_default();
+            answers.packets += 1;
+            answers.all |= packet.is_last_word();
         }
         for piece in &pieces {
             if let Piece::Mux(frame) = piece
@@ -69,10 +78,11 @@ impl Progress {
         pieces
     }
 
-    /// Whether it has come as far as `other`.
+    /// Whether it has come as far as `other`, or can come no further.
     fn reaches(&self, other: &Self) -> bool {
-        let answered = |(stream, answers): (&u32, &usize)| {
-            self.ended.contains(stream) || self.answers.get(stream).is_some_and(|ours| ours >= answers)
+        let answered = |(call, theirs): (&(u32, u64), &Answers)| {
+            let ours = self.answers.get(call).copied().unwrap_or_default();
+            self.ended.contains(&call.0) || ours.all || ours.packets >= theirs.packets
         };
         other.answers.iter().all(answered) && other.ended.is_subset(&self.ended)
     }
@@ -97,6 +107,8 @@ pub async fn replay(
                 player.await_progress(&progress).await?;
                 let pieces = sent.push(&record.data).0;
                 player.send_pieces(record, &pieces).await?;
+                player.mid_frame = sent.inspector().is_mid_frame() || !record.last;
+                player.send_due().await?;
             }
             (Side::Agent, false) if record.kind != FrameKind::Pong => {
                 player.await_progress(&progress).await?;
@@ -117,6 +129,10 @@ struct Player<'c> {
     redactor: Redactor,
     /// Bytes that may be sent on each stream.
     credit: HashMap<u32, usize>,
+    /// The rest of a yamux frame or of a WebSocket message is to be sent, and nothing of ours before it.
+    mid_frame: bool,
+    /// Our own credit and pongs, until they may be sent.
+    due: Vec<u8>,
     clock: &'c Clock,
     since: Instant,
     record: Capture,
@@ -161,6 +177,8 @@ impl<'c> Player<'c> {
             progress: Progress::default(),
             redactor: Redactor::default(),
             credit: HashMap::new(),
+            mid_frame: false,
+            due: Vec::new(),
             clock,
             since: clock.monotonic(),
             record: Capture {
@@ -245,7 +263,12 @@ impl<'c> Player<'c> {
         Ok(())
     }
 
+    /// Waits until the server has come as far, unless it is in the middle of what it is being told: clients write frames in
+    /// parts, whatever comes meanwhile.
     async fn await_progress(&mut self, progress: &Progress) -> Result<(), ReplayError> {
+        if self.mid_frame {
+            return Ok(());
+        }
         let until = self.clock.monotonic() + PATIENCE;
         while !self.progress.reaches(progress) && self.pump(until).await? {}
         Ok(())
@@ -279,9 +302,7 @@ impl<'c> Player<'c> {
     }
 
     async fn on_data(&mut self, data: &[u8]) -> Result<(), ReplayError> {
-        let pieces = self.progress.on_message(&mut self.packets, data);
-        let mut out = Vec::new();
-        for piece in pieces {
+        for piece in self.progress.on_message(&mut self.packets, data) {
             let Piece::Mux(frame) = piece else { continue };
             match frame.kind {
                 MuxFrame::DATA if frame.length > 0 => {
@@ -290,7 +311,7 @@ impl<'c> Player<'c> {
                         flags: 0,
                         ..frame
                     };
-                    out.extend(credit.encode());
+                    self.due.extend(credit.encode());
                 }
                 MuxFrame::WINDOW => {
                     let more = usize::try_from(frame.length).unwrap_or(usize::MAX);
@@ -303,15 +324,21 @@ impl<'c> Player<'c> {
                         flags: MuxFrame::ACK,
                         ..frame
                     };
-                    out.extend(pong.encode());
+                    self.due.extend(pong.encode());
                 }
                 _ => {}
             }
         }
-        if out.is_empty() {
+        self.send_due().await
+    }
+
+    /// Sends our own credit and pongs, if they may come now.
+    async fn send_due(&mut self) -> Result<(), ReplayError> {
+        if self.mid_frame || self.due.is_empty() {
             return Ok(());
         }
-        self.send(FrameKind::Binary, true, &out).await
+        let due = std::mem::take(&mut self.due);
+        self.send(FrameKind::Binary, true, &due).await
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -17,11 +18,17 @@ use crate::clock::{Clock, Instant};
 /// Connections at once; more wait.
 const MAX_CONNECTIONS: usize = 1_024;
 
-/// Bytes of a handshake's head; what is longer is passed on and not recorded.
-const MAX_HEAD: usize = 64 * 1024;
+/// Bytes of a request or an answer that are looked at. The session of a longer handshake is passed on and not recorded.
+const MAX_BEGUN: usize = 64 * 1024;
 
-/// Bytes of payload that are kept of one session; what comes later is passed on and not recorded.
+/// What is between the head of a request or an answer and what follows it.
+const END_OF_HEAD: &[u8] = b"\r\n\r\n";
+
+/// Bytes that are kept of one session; what comes later is passed on and not recorded.
 const MAX_RECORDED: usize = 256 * 1024 * 1024;
+
+/// Pause after a failed accept, which happens when the process is out of files: some will be closed meanwhile.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Bytes passed on at once.
 const CHUNK: usize = 16 * 1024;
@@ -42,7 +49,14 @@ pub async fn record(
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => break,
         };
-        let Ok((agent, _)) = accepted else { continue };
+        let agent = match accepted {
+            Ok((agent, _)) => agent,
+            Err(error) => {
+                tracing::error!(%error, "cannot accept a connection");
+                clock.sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
         let (Ok(place), keep) = (Arc::clone(&room).acquire_owned().await, Arc::clone(&keep)) else {
             break;
         };
@@ -66,7 +80,13 @@ pub async fn record(
 }
 
 async fn pass(mut agent: TcpStream, upstream: SocketAddr, tap: &Mutex<Tap>) -> io::Result<()> {
-    let mut server = TcpStream::connect(upstream).await?;
+    let mut server = match TcpStream::connect(upstream).await {
+        Ok(server) => server,
+        Err(error) => {
+            tracing::warn!(%error, server = %upstream, "the server cannot be reached");
+            return Err(error);
+        }
+    };
     agent.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let (agent_reads, agent_writes) = agent.split();
@@ -101,8 +121,10 @@ async fn copy(
 /// What is kept of a connection.
 struct Tap {
     clock: Clock,
-    /// Since the handshake.
+    /// Since the handshake; before it the two speak HTTP.
     since: Option<Instant>,
+    /// Who spoke last. In HTTP, whoever speaks after the other begins a request or an answer.
+    speaker: Option<Side>,
     agent: Direction,
     server: Direction,
     capture: Capture,
@@ -114,10 +136,28 @@ struct Tap {
 
 #[derive(Default)]
 struct Direction {
-    /// Bytes of the head while it comes.
-    head: Vec<u8>,
-    has_head: bool,
+    /// What came since the request or answer began, up to [`MAX_BEGUN`].
+    begun: Vec<u8>,
     frames: Frames,
+}
+
+impl Direction {
+    /// Bytes of the head of what began, if all of it came.
+    fn head(&self) -> Option<usize> {
+        self.begun.windows(4).position(|four| four == END_OF_HEAD)
+    }
+
+    /// The second word of a head: the target of a request, the status of an answer.
+    fn second_word(&self, head: usize) -> String {
+        let head = String::from_utf8_lossy(&self.begun[..head]);
+        head.split(' ').nth(1).unwrap_or_default().to_owned()
+    }
+
+    /// What is behind the head is frames.
+    fn upgrade(&mut self, head: usize) {
+        let begun = std::mem::take(&mut self.begun);
+        self.frames.push(&begun[head + END_OF_HEAD.len()..]);
+    }
 }
 
 impl Tap {
@@ -125,6 +165,7 @@ impl Tap {
         Self {
             clock,
             since: None,
+            speaker: None,
             agent: Direction::default(),
             server: Direction::default(),
             capture: Capture {
@@ -153,37 +194,42 @@ impl Tap {
         if self.over {
             return;
         }
-        let direction = self.direction(side);
-        if direction.has_head {
-            direction.frames.push(bytes);
-        } else {
-            direction.head.extend_from_slice(bytes);
-            let end = direction.head.windows(4).position(|four| four == b"\r\n\r\n");
-            let Some(end) = end else {
-                self.over = direction.head.len() > MAX_HEAD;
-                return;
-            };
-            let head = std::mem::take(&mut direction.head);
-            direction.has_head = true;
-            direction.frames.push(&head[end + 4..]);
-            self.on_head(side, &String::from_utf8_lossy(&head[..end]));
+        if self.since.is_some() {
+            self.direction(side).frames.push(bytes);
+            self.take_frames(side);
+            return;
         }
-        self.take_frames(side);
+        let begins = self.speaker.replace(side) != Some(side);
+        let direction = self.direction(side);
+        if begins {
+            direction.begun.clear();
+        }
+        let room = MAX_BEGUN - direction.begun.len();
+        direction.begun.extend_from_slice(&bytes[..room.min(bytes.len())]);
+        if side == Side::Server {
+            self.on_answer();
+        }
     }
 
-    fn on_head(&mut self, side: Side, head: &str) {
-        let word = head.split(' ').nth(1).unwrap_or_default();
-        match side {
-            Side::Agent => self.capture.target = redact(word),
-            Side::Server => {
-                self.capture.status = word.parse().unwrap_or_default();
-                if self.capture.status == 101 {
-                    self.since = Some(self.clock.monotonic());
-                } else {
-                    self.over = true;
-                }
-            }
-        }
+    /// Begins to record once the server agrees to a session; other requests may come before on the same connection.
+    fn on_answer(&mut self) {
+        let agreed = |head: &usize| self.server.second_word(*head) == "101";
+        let Some(answer) = self.server.head().filter(agreed) else {
+            return;
+        };
+        let request = self.agent.head();
+        let Some(request) = request.filter(|_| self.agent.begun.len() < MAX_BEGUN) else {
+            tracing::warn!("a handshake is too long: its session is not recorded");
+            self.over = true;
+            return;
+        };
+        self.since = Some(self.clock.monotonic());
+        self.capture.target = redact(&self.agent.second_word(request));
+        self.capture.status = 101;
+        self.agent.upgrade(request);
+        self.server.upgrade(answer);
+        self.take_frames(Side::Agent);
+        self.take_frames(Side::Server);
     }
 
     fn take_frames(&mut self, side: Side) {
@@ -197,7 +243,7 @@ impl Tap {
                     return;
                 }
             };
-            self.recorded += frame.data.len();
+            self.recorded += size_of::<Record>() + frame.data.len();
             if self.recorded > MAX_RECORDED {
                 tracing::warn!("a session is too long: its rest is not recorded");
                 self.over = true;
@@ -211,7 +257,7 @@ impl Tap {
             let now = self.clock.monotonic();
             let at = self
                 .since
-                .map_or_else(Default::default, |since| now.saturating_duration_since(since));
+                .map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
             self.capture.records.push(Record {
                 at,
                 from: side,

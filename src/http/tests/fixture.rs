@@ -43,14 +43,20 @@ impl Host {
     fn state(&self) -> Result<(), StoreError> {
         self.store.lock().unwrap().clone()
     }
+
+    /// Waits for the store, for ever if it `hangs`.
+    async fn ask(&self) -> Result<(), StoreError> {
+        let state = self.state();
+        if state == Err(StoreError::Unavailable("hangs".to_owned())) {
+            std::future::pending::<()>().await;
+        }
+        state
+    }
 }
 
 impl SessionHost for Host {
     async fn authenticate(&self, token: &AgentToken) -> Result<Option<Authenticated>, StoreError> {
-        if self.state() == Err(StoreError::Unavailable("hangs".to_owned())) {
-            std::future::pending::<()>().await;
-        }
-        self.state()?;
+        self.ask().await?;
         let names = HashMap::from([(ALICE, "alice"), (BOB, "bob")]);
         Ok(names
             .get(token.reveal().to_string().as_str())
@@ -85,7 +91,8 @@ impl SessionHost for Host {
     }
 
     async fn authenticate_client(&self, _token: &ClientToken) -> Result<Option<Client>, StoreError> {
-        unreachable!("no agent asks for it")
+        self.ask().await?;
+        Ok(None)
     }
 
     async fn owns_agent(&self, _owner: UserId, _agent: AgentId) -> Result<bool, StoreError> {
@@ -171,23 +178,35 @@ impl Fixture {
     }
 
     pub(super) async fn with_room(max_sessions: usize) -> Self {
-        let mut fixture = Self::starting(max_sessions).await;
+        Self::starting(max_sessions).await.open()
+    }
+
+    /// With room for so many connections that are not sessions.
+    pub(super) async fn with_connections(connections: usize) -> Self {
+        let listener = Listener::bind("127.0.0.1:0").await.unwrap();
+        Self::listening(listener.with_room(connections), 0).open()
+    }
+
+    fn open(mut self) -> Self {
         let (begun, refused);
-        (begun, fixture.begun) = mpsc::channel(16);
-        (refused, fixture.refused) = mpsc::channel(16);
-        fixture.app.open(Host {
+        (begun, self.begun) = mpsc::channel(16);
+        (refused, self.refused) = mpsc::channel(16);
+        self.app.open(Host {
             store: Mutex::new(Ok(())),
             begun,
             refused,
         });
-        fixture
+        self
     }
 
     /// Alive, and not open yet.
     pub(super) async fn starting(max_sessions: usize) -> Self {
+        Self::listening(Listener::bind("127.0.0.1:0").await.unwrap(), max_sessions)
+    }
+
+    fn listening(listener: Listener, max_sessions: usize) -> Self {
         let clock = Clock::system();
         let app = Arc::new(App::new(clock.clone(), 8, max_sessions));
-        let listener = Listener::bind("127.0.0.1:0").await.unwrap();
         let (address, stop) = (listener.address(), CancellationToken::new());
         tokio::spawn(listener.run(router(Arc::clone(&app)), clock, stop.clone()));
         let ((_, begun), (_, refused)) = (mpsc::channel(1), mpsc::channel(1));

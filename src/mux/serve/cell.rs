@@ -9,8 +9,8 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use bytes::{Bytes, BytesMut};
 
+use super::SEND_BUFFER;
 use super::control::Shared;
-use super::{SEND_BUFFER, SESSION_SEND_BUFFER};
 use crate::mux::call::{Event, Transport};
 use crate::mux::error::{Status, TransportError};
 use crate::mux::session::StreamId;
@@ -281,8 +281,7 @@ impl CallStream for Handle {
             if state.transport.input_closed() {
                 return Poll::Ready(Err(Status::eof()));
             }
-            let full = state.out.len() >= SEND_BUFFER
-                || self.cell.shared.queued.load(Ordering::Relaxed) >= SESSION_SEND_BUFFER;
+            let full = state.out.len() >= SEND_BUFFER || self.cell.shared.is_full();
             if full && !state.out.is_empty() {
                 state.sender = Some(cx.waker().clone());
                 return Poll::Pending;
@@ -311,6 +310,59 @@ impl CallStream for Handle {
     fn close(&self) {
         if let Some(state) = self.current() {
             self.write(state, |state| state.transport.close(&mut state.out));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Control, SESSION_SEND_BUFFER};
+    use super::*;
+    use crate::clock::Clock;
+
+    /// Whether a handler may send while so many bytes of its call wait, and so many of the session's.
+    fn sends(of_call: usize, of_session: usize) -> bool {
+        let control = Control::new(&Clock::system());
+        let cell = Cell::new(StreamId(1), control.shared());
+        let mut state = cell.lock();
+        state
+            .transport
+            .on_bytes(Bytes::from_static(b"\x03\x01\x01\x02/t"));
+        assert!(matches!(state.next_event(), Some(Event::Invoke { .. })));
+        state.out.resize(of_call, 0);
+        drop(state);
+        control.shared().queued.store(of_session, Ordering::Relaxed);
+        let handle = cell.begin_stream();
+        let mut cx = Context::from_waker(Waker::noop());
+        match handle.poll_send(&mut cx, &"reply".to_owned()) {
+            Poll::Ready(sent) => {
+                assert_eq!(sent, Ok(()));
+                true
+            }
+            Poll::Pending => false,
+        }
+    }
+
+    #[test]
+    fn a_handler_sends_until_as_much_waits_as_its_call_may_have() {
+        for (waits, passes) in [
+            (SEND_BUFFER - 1, true),
+            (SEND_BUFFER, false),
+            (SEND_BUFFER + 1, false),
+        ] {
+            assert_eq!(sends(waits, waits), passes, "{waits}");
+        }
+    }
+
+    #[test]
+    fn a_handler_sends_until_as_much_waits_as_the_session_may_have_unless_nothing_of_it_waits() {
+        for (waits, passes) in [
+            (SESSION_SEND_BUFFER - 1, true),
+            (SESSION_SEND_BUFFER, false),
+            (SESSION_SEND_BUFFER + 1, false),
+        ] {
+            assert_eq!(sends(1, waits), passes, "{waits}");
+            assert!(sends(0, waits), "{waits}");
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use super::SESSION_SEND_BUFFER;
 use crate::clock::{Clock, Instant};
 use crate::mux::wakeup::Wakeup;
 
@@ -77,6 +78,11 @@ impl Shared {
         let millis = now.saturating_duration_since(self.since).as_millis();
         self.last_received
             .store(u64::try_from(millis).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Whether as much output is queued as the session may have.
+    pub(super) fn is_full(&self) -> bool {
+        self.queued.load(Ordering::Relaxed) >= SESSION_SEND_BUFFER
     }
 
     pub(super) fn close_requested(&self) -> Option<&(CloseCause, Cow<'static, str>)> {

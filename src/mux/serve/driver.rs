@@ -15,7 +15,7 @@ use super::slot::Slot;
 use super::timer::{Alarm, Timer};
 use super::{
     ACK_BACKLOG, ACK_DELAY, DRAIN_LIMIT, FRAMES_PER_WAKE_UP, READS_PER_TURN, SEND_BUFFER, SEND_TURN,
-    SESSION_RECEIVE_BUFFER, SESSION_SEND_BUFFER, SessionEnd, TURNS,
+    SESSION_RECEIVE_BUFFER, SessionEnd, TURNS,
 };
 use crate::clock::Clock;
 use crate::mux::call::Event as CallEvent;
@@ -114,7 +114,7 @@ where
             if let Poll::Ready(Err(error)) = self.poll_write(cx) {
                 return Poll::Ready(self.write_failed(cx, error));
             }
-            if all_read && self.shared.wakeup.sleep() {
+            if all_read && !self.may_begin() && self.shared.wakeup.sleep() {
                 self.release_buffers();
                 return Poll::Pending;
             }
@@ -220,9 +220,7 @@ where
                 break;
             };
             match event {
-                CallEvent::Invoke { .. }
-                    if self.shared.queued.load(Ordering::Relaxed) >= SESSION_SEND_BUFFER =>
-                {
+                CallEvent::Invoke { .. } if self.shared.is_full() => {
                     slot.cell.lock().next = Some(event);
                     self.waiting_to_begin.push_back(id);
                     break;
@@ -329,12 +327,15 @@ where
         self.held
     }
 
+    /// Whether calls that waited for others' output to go can begin now.
+    fn may_begin(&self) -> bool {
+        !self.waiting_to_begin.is_empty() && !self.shared.is_full()
+    }
+
     /// Looks at the calls that have something to do, and at those that come up while it does.
     fn run_ready(&mut self) {
         for _ in 0..TURNS {
-            if !self.waiting_to_begin.is_empty()
-                && self.shared.queued.load(Ordering::Relaxed) < SESSION_SEND_BUFFER
-            {
+            if self.may_begin() {
                 for id in std::mem::take(&mut self.waiting_to_begin) {
                     self.advance(id);
                 }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -16,6 +16,7 @@ use crate::batch::metadata::MetadataBatcher;
 use crate::batch::stats::StatsBatcher;
 use crate::client_token::ClientToken;
 use crate::clock::Clock;
+pub(super) use crate::clock::testing::driven;
 use crate::coordinator::PeerId;
 use crate::http::{
     ApiError, App, ConnectionInfo, Listener, NewClientSession, NewSession, Outbound, SessionHost,
@@ -34,9 +35,6 @@ use crate::store::testing::{EXAMPLE, FaultyStore, NOW};
 use crate::store::{Authenticated, Client, GitSshKey, Store, StoreError};
 
 pub(super) const SEED: &str = EXAMPLE;
-
-/// Longer than anything takes; only a failing test waits that long.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Connections at once that do not last.
 pub(super) const ROOM: usize = 3;
@@ -331,18 +329,6 @@ impl Answer {
             self.head
                 .contains("content-type: application/json; charset=utf-8")
         );
-    }
-}
-
-/// Runs a test whose time stands still unless it is moved by `tokio::time::advance`, whatever real work takes.
-pub(super) async fn driven<T>(test: impl Future<Output = T>) -> T {
-    tokio::time::pause();
-    let (_running, ended) = mpsc::channel::<()>();
-    // Time does not move by itself while a blocking task runs; this one also ends a test that hangs.
-    let watchdog = tokio::task::spawn_blocking(move || ended.recv_timeout(PATIENCE));
-    tokio::select! {
-        result = test => result,
-        _ = watchdog => panic!("the test hangs"),
     }
 }
 

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use super::super::SEND_BUFFER;
+use bytes::Bytes;
+
+use super::super::{SEND_BUFFER, SESSION_RECEIVE_BUFFER, SESSION_SEND_BUFFER};
 use super::kit::*;
+use crate::mux::MAX_PACKET;
 
 const WINDOW: usize = 256 * 1024;
 
@@ -232,6 +235,49 @@ async fn requests_of_handlers_at_work_count_as_input() {
     assert!((125..=135).contains(&stream), "64 of a MiB each: {stream}");
 }
 
+/// A request of exactly so many bytes: an unknown field.
+fn request_of(bytes: usize) -> Vec<u8> {
+    let varint = |len: usize| {
+        let part = |shift: u32| u8::try_from(len >> shift & 0x7f).unwrap();
+        [part(0) | 0x80, part(7) | 0x80, part(14) | 0x80, part(21)]
+    };
+    let body = match bytes {
+        2 => vec![0x78, 1],
+        _ => [&[0x7a][..], &varint(bytes - 5), &vec![b'x'; bytes - 5]].concat(),
+    };
+    assert_eq!(body.len(), bytes);
+    [&[5, 1, 2][..], &varint(bytes), &body].concat()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_may_hold_so_much_input_and_no_more() {
+    const FULL: usize = SESSION_RECEIVE_BUFFER / MAX_PACKET;
+    // All of the greatest size, but for the last two.
+    for (last_but_one, reset) in [
+        (MAX_PACKET - 3, false),
+        (MAX_PACKET - 2, false),
+        (MAX_PACKET - 1, true),
+    ] {
+        let mut peer = Peer::new();
+        let sizes = (1..FULL).map(|_| MAX_PACKET).chain([last_but_one, 2]);
+        for (stream, size) in (1..).step_by(2).zip(sizes) {
+            peer.send(&[open(stream, "/t/Silent")]).await;
+            for part in request_of(size).chunks(64 * 1024) {
+                let header = bytes(&data(0, stream, ""));
+                let length = u32::try_from(part.len()).unwrap().to_be_bytes();
+                peer.push(&[&header[..8], &length, part].concat());
+                settle().await;
+            }
+        }
+        let resets = frames(&peer.received())
+            .iter()
+            .filter(|frame| frame.1 & RST != 0)
+            .count();
+        assert_eq!(resets, usize::from(reset), "{last_but_one}");
+        assert_eq!(peer.seen.running(), FULL + usize::from(!reset));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn paths_of_calls_that_wait_to_begin_count_as_input() {
     let mut peer = Peer::new();
@@ -273,4 +319,39 @@ async fn a_session_that_hoards_input_loses_the_stream_that_does_it() {
     // Sixteen streams with 60 frames of 64 KiB stay below the limit.
     assert!(stream > 32, "{stream}");
     assert_eq!(peer.seen.running(), usize::try_from(stream / 2).unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_begin_until_as_much_waits_as_the_session_may_have() {
+    for (waits, begins) in [
+        (SESSION_SEND_BUFFER - 1, true),
+        (SESSION_SEND_BUFFER, false),
+        (SESSION_SEND_BUFFER + 1, false),
+    ] {
+        let mut peer = Peer::new();
+        let queued = &peer.control.shared().queued;
+        queued.store(waits, std::sync::atomic::Ordering::Relaxed);
+        peer.send(&[call(1, "/t/Silent", "")]).await;
+        assert_eq!(peer.seen.running() == 1, begins, "{waits}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_waited_for_others_replies_begin_once_those_are_gone() {
+    let mut peer = Peer::with_capacity(20 << 20);
+    // 300 replies of 200,000 bytes are more than what the pipe takes and what may wait; each has the credit that it needs.
+    for stream in (1..600).step_by(2) {
+        peer.send(&[call(stream, "/t/Huge", "200000")]).await;
+    }
+    let mut came = 0;
+    for _ in 0..10_000 {
+        let messages = peer.received();
+        if messages.is_empty() {
+            break;
+        }
+        came += messages.iter().map(Bytes::len).sum::<usize>();
+        settle().await;
+    }
+    assert!(came > 300 * 200_000, "{came} bytes");
+    assert_eq!(peer.seen.running(), 0);
 }

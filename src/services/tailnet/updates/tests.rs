@@ -1,12 +1,12 @@
 //! The stream of a client over a real store, whose rows tests change behind its back.
 
 use std::collections::VecDeque;
-use std::sync::mpsc;
 
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::*;
+use crate::clock::testing::driven;
 use crate::coordinator::{MemoryCoordinator, PeerId};
 use crate::ids::{AgentId, WorkspaceId};
 use crate::mux::Status;
@@ -29,21 +29,6 @@ agents: [{ name: main }]
 ";
 
 const CLIENT: PeerId = PeerId(Uuid::from_u128(7));
-
-/// Longer than anything takes; only a failing test waits that long.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Runs a test whose time stands still unless it is moved, whatever real work takes.
-async fn driven<T>(test: impl Future<Output = T>) -> T {
-    tokio::time::pause();
-    let (_running, ended) = mpsc::channel::<()>();
-    // Time does not move by itself while a blocking task runs; this one also ends a test that hangs.
-    let watchdog = tokio::task::spawn_blocking(move || ended.recv_timeout(PATIENCE));
-    tokio::select! {
-        result = test => result,
-        _ = watchdog => panic!("the test hangs"),
-    }
-}
 
 struct Kit {
     store: Arc<FaultyStore>,

@@ -1,0 +1,120 @@
+//! Connections that are not sessions: how many, and for how long.
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::mpsc;
+use tokio::time::advance;
+
+use super::super::limits::{HEAD_TIMEOUT, UPGRADE_TIMEOUT};
+use super::super::*;
+use super::fixture::{ALICE, Fixture, Host, PATIENCE, handshake, with_token};
+use crate::clock::testing::driven;
+
+/// How long an answer must not come for it to wait. A slow machine makes the check weaker, never wrong.
+const QUIET: Duration = Duration::from_millis(60);
+
+const GET: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+
+async fn asking(fixture: &Fixture) -> TcpStream {
+    let mut stream = TcpStream::connect(fixture.address).await.unwrap();
+    stream.write_all(GET).await.unwrap();
+    stream
+}
+
+async fn is_answered(stream: &mut TcpStream, within: Duration) -> bool {
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(within, stream.read_to_end(&mut answer)).await;
+    read.is_ok() && answer.starts_with(b"HTTP/1.1 200")
+}
+
+#[tokio::test]
+async fn so_many_connections_are_served_at_a_time_and_more_wait() {
+    const ROOM: usize = 3;
+    for others in [ROOM - 2, ROOM - 1, ROOM] {
+        let fixture = Fixture::with_connections(ROOM).await;
+        let mut held = Vec::new();
+        for _ in 0..others {
+            held.push(TcpStream::connect(fixture.address).await.unwrap());
+        }
+        let mut last = asking(&fixture).await;
+        if others == ROOM {
+            assert!(!is_answered(&mut last, QUIET).await);
+            held.pop();
+        }
+        assert!(is_answered(&mut last, PATIENCE).await, "beside {others}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_leaves_its_place_to_other_connections() {
+    let mut fixture = Fixture::with_connections(1).await;
+    let (answer, _session) = fixture.exchange_open(&handshake("", &with_token(ALICE))).await;
+    assert_eq!(answer.status, 101);
+    fixture.next_session().await;
+    assert!(is_answered(&mut asking(&fixture).await, PATIENCE).await);
+}
+
+#[tokio::test]
+async fn a_head_has_so_much_time() {
+    // Timers are as fine as this.
+    const TICK: Duration = Duration::from_millis(1);
+    driven(async {
+        for (time, answered) in [(HEAD_TIMEOUT - TICK, true), (HEAD_TIMEOUT + TICK, false)] {
+            let fixture = Fixture::new().await;
+            let mut stream = TcpStream::connect(fixture.address).await.unwrap();
+            // From the answer before.
+            stream
+                .write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+                .await
+                .unwrap();
+            let mut answer = vec![0; 4_096];
+            assert!(stream.read(&mut answer).await.unwrap() > 0);
+            stream.write_all(&GET[..20]).await.unwrap();
+            advance(time).await;
+            // Of a connection that is cut, writing may fail already.
+            let _ = stream.write_all(&GET[20..]).await;
+            answer.clear();
+            let _ = stream.read_to_end(&mut answer).await;
+            assert_eq!(answer.starts_with(b"HTTP/1.1 200"), answered, "{time:?}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upgrade_has_so_much_time() {
+    // A connection whose answer is never written.
+    let (mut agent, server) = tokio::io::duplex(4_096);
+    let (asked, mut request) = mpsc::channel(1);
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let _ = asked.try_send(request);
+        pending::<Result<hyper::Response<String>, Infallible>>()
+    });
+    let connection = http1::Builder::new().serve_connection(TokioIo::new(server), service);
+    let connection = tokio::spawn(connection.with_upgrades());
+    agent
+        .write_all(handshake("", &with_token(ALICE)).as_bytes())
+        .await
+        .unwrap();
+    let (request, _) = request.recv().await.unwrap().into_parts();
+
+    let app = Arc::new(App::<Host>::new(Clock::system(), 8, 0));
+    let began = app.clock.monotonic();
+    let answer = rpc::establish(&app, app.handshakes.token(), request, |_, _| unreachable!());
+    assert_eq!(answer.status(), 101);
+    app.handshakes.close();
+    app.handshakes.wait().await;
+    let took = app.clock.monotonic() - began;
+    assert!(
+        (UPGRADE_TIMEOUT..UPGRADE_TIMEOUT + QUIET).contains(&took),
+        "{took:?}"
+    );
+    connection.abort();
+}
