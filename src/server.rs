@@ -159,6 +159,7 @@ fn announce(config: &Config, access_url: &Url, address: SocketAddr, parts: &Part
         %access_url,
         %address,
         store,
+        replica = %parts.replica,
         derp_regions = parts.derp_maps.current().regions.len(),
         "drpcd is starting"
     );

@@ -52,6 +52,8 @@ const LAST_MESSAGES_LIMIT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Parts {
     pub(super) clock: Clock,
+    /// This start of this process, as rows know it.
+    pub(super) replica: ReplicaId,
     pub(super) store: Arc<dyn Store>,
     pub(super) sessions: Sessions,
     pub(super) agent: Arc<AgentServices>,
@@ -201,6 +203,7 @@ impl Parts {
 
         Ok(Self {
             clock: clock.clone(),
+            replica,
             store: Arc::clone(store),
             sessions,
             agent,

@@ -27,14 +27,16 @@ const maxSoakErrors = 50
 
 // soakResult sums up the runs of all agents.
 type soakResult struct {
-	Agents      int            `json:"agents"`
-	Runs        int            `json:"runs"`
-	Connections int            `json:"connections"`
-	Calls       int            `json:"calls"`
-	Failed      int            `json:"failed"`
-	Aborted     int            `json:"aborted"`
-	LogLines    int            `json:"log_lines"`
-	Statuses    map[string]int `json:"statuses"`
+	Agents      int `json:"agents"`
+	Runs        int `json:"runs"`
+	Connections int `json:"connections"`
+	Calls       int `json:"calls"`
+	Failed      int `json:"failed"`
+	Aborted     int `json:"aborted"`
+	LogLines    int `json:"log_lines"`
+	// Answered counts calls that the server has answered without an error, by method.
+	Answered map[string]int `json:"answered"`
+	Statuses map[string]int `json:"statuses"`
 	// Errors are those of calls, of ends that were not the agents' own doing, and of deaths.
 	Errors []string `json:"errors"`
 }
@@ -47,6 +49,7 @@ func runSoak(ctx context.Context, flags *flag.FlagSet, args []string) (any, bool
 	duration := flags.Duration("duration", 3*time.Minute, "how long agents come and go")
 	seed := flags.Uint64("seed", 1, "of the random choices")
 	calm := flags.Bool("calm", false, "nobody is cut or ends before the time is over")
+	scripts := flags.Duration("scripts", 0, "how long start scripts take, a log line a second; 0 is a few seconds")
 	if err := parse(flags, args); err != nil {
 		return nil, false, err
 	}
@@ -56,7 +59,7 @@ func runSoak(ctx context.Context, flags *flag.FlagSet, args []string) (any, bool
 	}
 	ctx, cancel := context.WithTimeout(ctx, *duration)
 	defer cancel()
-	result := &soakResult{Agents: len(list), Statuses: map[string]int{}, Errors: []string{}}
+	result := &soakResult{Agents: len(list), Statuses: map[string]int{}, Answered: map[string]int{}, Errors: []string{}}
 	var mu sync.Mutex
 	var wait sync.WaitGroup
 	for i, token := range list {
@@ -82,6 +85,9 @@ func runSoak(ctx context.Context, flags *flag.FlagSet, args []string) (any, bool
 				config.ExtraLogLines, config.ExtraLogBytes = random.IntN(20), 80
 				config.BannerInterval = 20 * time.Second
 				lifetime := between(minLife, maxLife)
+				if *scripts > 0 {
+					config.StartScript = *scripts
+				}
 				if *calm {
 					config.Abrupt, config.Cuts, config.BannerInterval, lifetime = false, 0, 0, *duration
 				}
@@ -109,6 +115,7 @@ func (r *soakResult) add(report *agent.Report) {
 		r.Calls += rpc.Calls
 		r.Failed += rpc.Failed
 		r.Aborted += rpc.Aborted
+		r.Answered[method] += rpc.Calls - rpc.Failed - rpc.Aborted
 		for _, text := range rpc.Errors {
 			// The one of an earlier run is still there, for an agent that was killed does not delete it.
 			if strings.Contains(text, "already exists in this workspace build") {
