@@ -3,6 +3,9 @@
 //! Tables and columns are the original's (coder/coder `coderd/database/queries/tailnet.sql`), so that its own replicas
 //! take part. A replica writes rows of its own only; all of them read all.
 
+#[cfg(test)]
+pub(crate) mod contract;
+
 use std::fmt;
 use std::time::Duration;
 

@@ -19,6 +19,8 @@ use std::fmt;
 
 use async_trait::async_trait;
 
+#[cfg(test)]
+pub(crate) use coordination::contract::{self as coordination_cases, coordination_contract};
 pub use coordination::{
     Coordination, DatabaseTime, OwnPeer, PeerWrite, SharedSnapshot, StoredPeer, StoredTunnel, Tunnel,
 };

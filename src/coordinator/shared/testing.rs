@@ -1,6 +1,6 @@
 //! A database in memory, for tests whose time is driven: it answers late, fails when it is told to, and counts.
 //!
-//! `src/store/postgres/tests/coordination.rs` holds it to what the real one does.
+//! The contract of `src/store/coordination/contract.rs` holds it to what the real one does.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,9 +19,6 @@ use crate::store::{
     Coordination, DatabaseTime, OwnPeer, PeerWrite, SharedSnapshot, StoreError, StoredPeer, StoredTunnel,
     Tunnel,
 };
-
-/// What the original's rule for old rows says, in the database's own time.
-const OLD: i64 = 24 * 3_600 * 1_000_000;
 
 /// The tables, shared by all replicas.
 #[derive(Debug)]
@@ -330,8 +327,9 @@ impl Coordination for Way {
         .await
     }
 
+    /// Nothing becomes old here.
     async fn clean_up(&self, _most: u32) -> Result<u64, StoreError> {
-        self.run("clean_up", |_, rows| Ok(clean_up(rows))).await
+        self.run("clean_up", |_, _| Ok(0)).await
     }
 
     async fn shared_snapshot(&self, most: usize) -> Result<SharedSnapshot, StoreError> {
@@ -409,19 +407,16 @@ fn stored_tunnels(rows: &Rows, is_meant: impl Fn(Tunnel) -> bool) -> Vec<StoredT
         .collect()
 }
 
-fn clean_up(rows: &mut Rows) -> u64 {
-    let count = |rows: &Rows| rows.replicas.len() + rows.peers.len() + rows.tunnels.len();
-    let (before, old) = (count(rows), rows.now - OLD);
-    rows.replicas.retain(|_, at| *at >= old);
-    let Rows {
-        replicas,
-        peers,
-        tunnels,
-        ..
-    } = rows;
-    peers.retain(|(_, of), row| replicas.contains_key(of) && !(row.lost && row.at < old));
-    tunnels.retain(|(of, tunnel), at| {
-        replicas.contains_key(of) && (*at >= old || peers.contains_key(&(tunnel.from, *of)))
-    });
-    (before - count(rows)) as u64
+/// It does what the real one does.
+mod tests {
+    use super::*;
+    use crate::store::coordination_contract;
+
+    coordination_contract!(
+        #[tokio::test(start_paused = true)]
+        {
+            let tables = Tables::new(None);
+            Some((Way::to(&tables), tables))
+        }
+    );
 }

@@ -1,8 +1,9 @@
 //! The Postgres engine: one database for any number of servers.
 //!
-//! Owns the connections, what Postgres' errors mean, and the migrations of our own schema. Must never hold a transaction
-//! open while it waits for anything but the database.
+//! Owns the connections, what Postgres' errors mean, the migrations of our own schema, and what only Postgres is asked. Must
+//! never hold a transaction open while it waits for anything but the database.
 
+mod coordination;
 pub(super) mod engine;
 mod error;
 pub mod notify;
@@ -27,7 +28,8 @@ pub fn notifications(url: &Secret) -> Result<Notifications, PostgresError> {
 /// Opens a database, and brings its schema up to date if the options say so.
 pub async fn open(options: &PostgresOptions, clock: Clock) -> Result<SqlStore, PostgresError> {
     let (database, place) = open::open(options, clock).await?;
-    SqlStore::new(Database::postgres(database, all_statements()))
+    let statements = all_statements().chain(coordination::STATEMENTS.iter().copied());
+    SqlStore::new(Database::postgres(database, statements))
         .await
         .map_err(|error| PostgresError::Unreachable {
             place,

@@ -56,6 +56,7 @@ fn bind<'q>(query: PgQuery<'q>, value: Value<'q>) -> PgQuery<'q> {
         Value::Texts(values) => query.bind(values),
         Value::Ids(values) => query.bind(values),
         Value::Times(values) => query.bind(values.into_iter().map(Time).collect::<Vec<_>>()),
+        Value::Blobs(values) => query.bind(values),
     }
 }
 

@@ -20,7 +20,7 @@ mod manifest;
 mod notifications;
 mod owner_secrets;
 mod retention;
-mod row;
+pub(super) mod row;
 mod seed;
 pub(super) mod statement;
 mod subagents;
@@ -29,15 +29,18 @@ mod tailnet;
 mod tests;
 pub(super) mod value;
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
 use self::database::Database;
-use self::statement::{Statement, statements};
+use self::statement::{Dialect, Statement, statements};
 use crate::client_token::{ClientToken, ClientTokenId};
 use crate::clock::Timestamp;
 use crate::ids::{AgentId, AgentToken, BuildId, ReplicaId, WorkspaceId};
 use crate::ids::{AppId, NotificationTemplateId, UserId};
 use crate::seed::Seed;
+use crate::store::Coordination;
 use crate::store::{
     Agent, AgentStat, Authenticated, Autostart, BoundaryUsage, BuildReadiness, ConnectionChange,
     ConnectionLog, Expired, LifecycleUpdate, LogBatch, LogSource, LogsInserted, ManifestParts, MetadataValue,
@@ -98,6 +101,19 @@ impl SqlStore {
         let cursor = cursor::Cursor::default();
         cursor.skip_existing(&database).await?;
         Ok(Self { database, cursor })
+    }
+
+    /// What is asked of one engine only.
+    pub(super) fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// The way of its replicas to each other, on an engine that several processes can share.
+    pub fn coordination(self: &Arc<Self>) -> Option<Arc<dyn Coordination>> {
+        match self.database.dialect() {
+            Dialect::Sqlite => None,
+            Dialect::Postgres => Some(Arc::<Self>::clone(self)),
+        }
     }
 }
 

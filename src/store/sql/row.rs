@@ -38,7 +38,7 @@ macro_rules! as_decoded {
     )*};
 }
 
-as_decoded!(bool, Uuid);
+as_decoded!(bool, Uuid, Vec<u8>);
 
 impl<'r> Stored<'r> for i64 {
     fn from_sqlite(row: &'r SqliteRow, column: &str) -> Result<Self, sqlx::Error> {

@@ -31,6 +31,7 @@ pub(in crate::store) enum Value<'q> {
     Texts(Vec<Cow<'q, str>>),
     Ids(Vec<Uuid>),
     Times(Vec<Timestamp>),
+    Blobs(Vec<&'q [u8]>),
 }
 
 /// Shows the type only: arguments may be secrets.
@@ -53,6 +54,7 @@ impl fmt::Debug for Value<'_> {
             Self::Texts(_) => "Texts",
             Self::Ids(_) => "Ids",
             Self::Times(_) => "Times",
+            Self::Blobs(_) => "Blobs",
         })
     }
 }
@@ -90,6 +92,7 @@ arguments! {
     Vec<i64>: value => Self::Integers(value);
     Vec<f64>: value => Self::Reals(value);
     Vec<bool>: value => Self::Booleans(value);
+    Vec<&'q [u8]>: value => Self::Blobs(value);
 }
 
 /// A label of an enum column.

@@ -34,8 +34,20 @@ fn bind<'q>(query: SqliteQuery<'q>, value: Value<'q>) -> SqliteQuery<'q> {
         Value::Times(values) => query.bind(list(
             &values.into_iter().map(Timestamp::as_micros).collect::<Vec<_>>(),
         )),
+        Value::Blobs(values) => query.bind(list(&values.into_iter().map(digits).collect::<Vec<_>>())),
     }
 }
+
+/// Bytes as the hexadecimal digits that SQL's `unhex` reads.
+fn digits(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .map(|digit| char::from(DIGITS[usize::from(digit)]))
+        .collect()
+}
+
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
 /// A JSON list for `json_each`.
 fn list<T: Serialize>(values: &[T]) -> String {
