@@ -108,12 +108,14 @@ impl Server {
         let listeners = Listeners::default();
         listeners.spawn(listener, http::router(Arc::clone(&app)), &clock);
 
-        let store: Arc<dyn Store> = Arc::new(open_store(&config.common, &clock).await?);
+        let store = Arc::new(open_store(&config.common, &clock).await?);
+        let coordination = store.coordination();
+        let store: Arc<dyn Store> = store;
         let seeded = match seed {
             Some(seed) => store.seed(seed, clock.now()).await.map_err(StartError::Seed)?,
             None => Vec::new(),
         };
-        let parts = Parts::build(&config, &access_url, &clock, &store).await?;
+        let parts = Parts::build(&config, &access_url, &clock, &store, coordination).await?;
         if let Some(listener) = metrics_listener {
             let metrics = parts.metrics.clone();
             let tailnet = Arc::clone(&parts.tailnet);

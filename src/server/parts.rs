@@ -22,7 +22,7 @@ use crate::batch::network_events::NetworkEvents;
 use crate::batch::stats::StatsBatcher;
 use crate::clock::Clock;
 use crate::config::{Config, ConnectionLogKind, NotificationsMethod};
-use crate::coordinator::MemoryCoordinator;
+use crate::coordinator::{Coordinator, MemoryCoordinator, SharedCoordinator, SharedOptions};
 use crate::http::Outbound;
 use crate::ids::ReplicaId;
 use crate::limits;
@@ -37,7 +37,7 @@ use crate::services::patience::Patience;
 use crate::services::tailnet::TailnetServices;
 use crate::services::tailnet::derp::{DerpMaps, DerpSource};
 use crate::sessions::{MonitorConfig, Sessions};
-use crate::store::{NotificationMethod, Store, StoreError};
+use crate::store::{Coordination, NotificationMethod, Store, StoreError};
 use crate::telemetry;
 use crate::telemetry::agent_metrics::{self, AgentMetrics};
 use crate::telemetry::metrics::Metrics;
@@ -81,6 +81,7 @@ impl Parts {
         access_url: &Url,
         clock: &Clock,
         store: &Arc<dyn Store>,
+        coordination: Option<Arc<dyn Coordination>>,
     ) -> Result<Self, StartError> {
         let (pubsub, remote) = match notifications(&config.common)? {
             Some(database) => {
@@ -145,9 +146,23 @@ impl Parts {
         };
         let agent = AgentServices::new(collaborators, agent_config(config, access_url), appearance);
         agent.swap_connection_logger(connection_logger(&config.connection_log, store, &logger_patience));
+        let coordinator: Box<dyn Coordinator> = match coordination {
+            None => Box::new(MemoryCoordinator::new(clock.clone())),
+            Some(database) => {
+                let options = SharedOptions {
+                    replica,
+                    triggers_notify: false,
+                };
+                Box::new(SharedCoordinator::start(
+                    database,
+                    pubsub.clone(),
+                    clock.clone(),
+                    options,
+                ))
+            }
+        };
         let network_events = NetworkEvents::new(metrics.network_sink(), clock.clone());
-        let tailnet =
-            TailnetServices::new(Box::new(MemoryCoordinator::new(clock.clone())), derp_maps.clone());
+        let tailnet = TailnetServices::new(coordinator, derp_maps.clone());
         let tailnet = Arc::new(tailnet.with_network_events(network_events.clone()));
         if let Some(remote) = &remote {
             metrics.add_readings(telemetry::pubsub::readings(remote.status()));
