@@ -94,7 +94,7 @@ impl Kit {
     fn connected(&self) -> i64 {
         self.data.number(
             "SELECT count(*) FROM workspace_agents
-            WHERE last_connected_at > coalesce(disconnected_at, '-infinity')",
+            WHERE parent_id IS NULL AND last_connected_at > coalesce(disconnected_at, '-infinity')",
         )
     }
 
@@ -110,7 +110,7 @@ impl Kit {
     fn replicas(&self) -> Vec<(i64, String)> {
         let rows = self.data.query(
             "SELECT count(*), last_connected_replica_id FROM workspace_agents
-            WHERE last_connected_replica_id IS NOT NULL GROUP BY 2 ORDER BY 1 DESC",
+            WHERE parent_id IS NULL AND last_connected_replica_id IS NOT NULL GROUP BY 2 ORDER BY 1 DESC",
         );
         let parse = |row: &String| {
             let (count, id) = row.split_once(' ').unwrap();
@@ -121,7 +121,12 @@ impl Kit {
 
     /// Checks what agents were answered for against what is stored.
     fn check(&self, result: &Value, killed: bool) {
-        assert_eq!(result["failed"], 0, "{result:#}");
+        // The two long streams end with their session, which is no failure of a call.
+        let failed = result["failed_by"].as_object().unwrap();
+        let calls = failed
+            .keys()
+            .filter(|method| !["Coordinate", "StreamDERPMaps"].contains(&method.as_str()));
+        assert_eq!(calls.count(), 0, "{result:#}");
         let answered = |method: &str| result["answered"][method].as_i64().unwrap_or(0);
         // Lines of the first and the last word are logged too, and one that was not answered may be stored.
         let lines = self.data.number("SELECT count(*) FROM workspace_agent_logs");
@@ -130,9 +135,12 @@ impl Kit {
         // The first report of each connection says nothing.
         let connections = result["connections"].as_i64().unwrap();
         let told = answered("UpdateStats") - connections;
-        let rows = self.data.number("SELECT count(*) FROM workspace_agent_stats");
         let lost = if killed { unflushed(self.agents) } else { 0 };
-        assert!(rows + lost >= told, "{rows} of {told} statistics are stored");
+        let rows = || self.data.number("SELECT count(*) FROM workspace_agent_stats");
+        // The last ones are on their way for a second.
+        let stored = support::eventually(|| rows() + lost >= told);
+        let rows = rows();
+        assert!(stored.is_ok(), "{rows} of {told} statistics are stored");
         println!(
             "{lines} log lines for {}, {rows} statistics for {told}",
             result["log_lines"]
@@ -142,8 +150,9 @@ impl Kit {
 
 /// Which replica, by index, is the one that wrote under `id`: its log says so when it starts.
 fn index_of(kit: &Kit, id: &str) -> usize {
+    let starts = |line: &str| line.contains("drpcd is starting") && line.contains(id);
     (0..kit.server.replicas())
-        .find(|&replica| kit.data.log_of(replica).contains(id))
+        .find(|&replica| kit.data.log_of(replica).lines().any(starts))
         .unwrap_or_else(|| panic!("no replica is {id}"))
 }
 
@@ -158,7 +167,8 @@ fn one_of_three_dies(agents: usize, seconds: u64) {
     let (_, dying) = kit.replicas().swap_remove(0);
     let index = index_of(&kit, &dying);
     let ids = kit.data.query(&format!(
-        "SELECT id FROM workspace_agents WHERE last_connected_replica_id = '{dying}' ORDER BY id LIMIT 5"
+        "SELECT id FROM workspace_agents WHERE parent_id IS NULL AND last_connected_replica_id = '{dying}'
+        ORDER BY id LIMIT 5"
     ));
     let survivor = (index + 1) % 3;
     let mut client = kit.client(survivor, &ids, seconds).unwrap();
@@ -168,7 +178,9 @@ fn one_of_three_dies(agents: usize, seconds: u64) {
 
     let killed = Instant::now();
     kit.server.kill_replica(index);
-    let gone = format!("SELECT count(*) FROM workspace_agents WHERE last_connected_replica_id = '{dying}'");
+    let gone = format!(
+        "SELECT count(*) FROM workspace_agents WHERE parent_id IS NULL AND last_connected_replica_id = '{dying}'"
+    );
     support::eventually(|| kit.data.number(&gone) == 0)
         .unwrap_or_else(|()| panic!("{} agents did not come back", kit.data.number(&gone)));
     let back = killed.elapsed();

@@ -37,6 +37,8 @@ type soakResult struct {
 	// Answered counts calls that the server has answered without an error, by method.
 	Answered map[string]int `json:"answered"`
 	Statuses map[string]int `json:"statuses"`
+	// FailedBy counts what the server failed, by method.
+	FailedBy map[string]int `json:"failed_by"`
 	// Errors are those of calls, of ends that were not the agents' own doing, and of deaths.
 	Errors []string `json:"errors"`
 }
@@ -59,7 +61,7 @@ func runSoak(ctx context.Context, flags *flag.FlagSet, args []string) (any, bool
 	}
 	ctx, cancel := context.WithTimeout(ctx, *duration)
 	defer cancel()
-	result := &soakResult{Agents: len(list), Statuses: map[string]int{}, Answered: map[string]int{}, Errors: []string{}}
+	result := &soakResult{Agents: len(list), Statuses: map[string]int{}, Answered: map[string]int{}, FailedBy: map[string]int{}, Errors: []string{}}
 	var mu sync.Mutex
 	var wait sync.WaitGroup
 	for i, token := range list {
@@ -115,6 +117,9 @@ func (r *soakResult) add(report *agent.Report) {
 		r.Calls += rpc.Calls
 		r.Failed += rpc.Failed
 		r.Aborted += rpc.Aborted
+		if rpc.Failed > 0 {
+			r.FailedBy[method] += rpc.Failed
+		}
 		r.Answered[method] += rpc.Calls - rpc.Failed - rpc.Aborted
 		for _, text := range rpc.Errors {
 			// The one of an earlier run is still there, for an agent that was killed does not delete it.

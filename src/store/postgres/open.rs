@@ -166,7 +166,12 @@ fn pool(options: PgConnectOptions, max_connections: u32) -> PgPool {
 
 /// Brings the schema up to date, under a lock that the other processes which do the same wait for.
 async fn migrate(connection: &mut PgConnection, place: &Place) -> Result<(), PostgresError> {
-    let migrated = migrator().run_direct(None, connection, false).await;
+    let migrated = async {
+        // That the table of migrations exists already is no news.
+        connection.execute("SET client_min_messages = warning").await?;
+        migrator().run_direct(None, connection, false).await
+    };
+    let migrated: Result<(), MigrateError> = migrated.await;
     migrated.map_err(|error| match error {
         MigrateError::VersionMissing(version) => PostgresError::NewerSchema {
             place: place.clone(),
