@@ -1,9 +1,10 @@
-//! A database in memory, for tests whose time is driven: it answers late, fails when it is told to, and counts.
+//! A database in memory that answers a little late, for tests whose time is driven.
 //!
 //! The contract of `src/store/coordination/contract.rs` holds it to what the real one does.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
+mod way;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use async_trait::async_trait;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
+pub(crate) use self::way::Way;
 use super::notices::Notice;
 use crate::coordinator::PeerId;
 use crate::ids::ReplicaId;
@@ -74,83 +76,24 @@ impl Tables {
     }
 }
 
-/// One replica's way to the tables.
-#[derive(Debug)]
-pub(crate) struct Way {
-    tables: Arc<Tables>,
-    away: AtomicBool,
-    /// Statements do their work, and nobody hears of it.
-    answers_lost: AtomicBool,
-    refused: Mutex<Option<&'static str>>,
-    calls: Mutex<HashMap<&'static str, usize>>,
-}
-
-impl Way {
-    pub(crate) fn to(tables: &Arc<Tables>) -> Arc<Self> {
-        Arc::new(Self {
-            tables: Arc::clone(tables),
-            away: AtomicBool::new(false),
-            answers_lost: AtomicBool::new(false),
-            refused: Mutex::default(),
-            calls: Mutex::default(),
-        })
-    }
-
-    /// Cuts it, or mends it.
-    pub(crate) fn cut(&self, away: bool) {
-        self.away.store(away, Ordering::Relaxed);
-    }
-
-    /// From here on answers are lost, or are not.
-    pub(crate) fn lose_answers(&self, lost: bool) {
-        self.answers_lost.store(lost, Ordering::Relaxed);
-    }
-
-    /// From here on a method is refused by the database, or none is.
-    pub(crate) fn refuse(&self, method: Option<&'static str>) {
-        *self.refused.lock().unwrap() = method;
-    }
-
-    /// How often a method was called.
-    pub(crate) fn calls(&self, method: &str) -> usize {
-        self.calls.lock().unwrap().get(method).copied().unwrap_or(0)
-    }
-
-    /// How often any method was called, heartbeats and what comes by itself apart.
-    pub(crate) fn calls_but_for(&self, methods: &[&str]) -> usize {
-        let calls = self.calls.lock().unwrap();
-        let counted = calls.iter().filter(|(method, _)| !methods.contains(method));
-        counted.map(|(_, count)| count).sum()
-    }
-
+impl Tables {
     /// Runs a statement: some time passes before and after it.
     async fn run<T>(
         &self,
-        method: &'static str,
-        statement: impl FnOnce(&Tables, &mut Rows) -> Result<T, StoreError>,
+        statement: impl FnOnce(&Self, &mut Rows) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        *self.calls.lock().unwrap().entry(method).or_default() += 1;
         self.pass().await;
-        if self.away.load(Ordering::Relaxed) {
-            return Err(StoreError::Unavailable("the way is cut".to_owned()));
-        }
-        if *self.refused.lock().unwrap() == Some(method) {
-            return Err(StoreError::Rejected("refused, as the test wants".to_owned()));
-        }
         let result = {
-            let mut rows = self.tables.rows();
+            let mut rows = self.rows();
             rows.now += 1;
-            statement(&self.tables, &mut rows)
+            statement(self, &mut rows)
         };
         self.pass().await;
-        if self.away.load(Ordering::Relaxed) || self.answers_lost.load(Ordering::Relaxed) {
-            return Err(StoreError::Unavailable("the answer is lost".to_owned()));
-        }
         result
     }
 
     async fn pass(&self) {
-        let micros = self.tables.random.lock().unwrap().random_range(100..3_000);
+        let micros = self.random.lock().unwrap().random_range(100..3_000);
         tokio::time::sleep(Duration::from_micros(micros)).await;
     }
 }
@@ -167,9 +110,9 @@ fn check_replica(rows: &Rows, replica: ReplicaId) -> Result<(), StoreError> {
 }
 
 #[async_trait]
-impl Coordination for Way {
+impl Coordination for Tables {
     async fn beat(&self, replica: ReplicaId) -> Result<bool, StoreError> {
-        self.run("beat", |tables, rows| {
+        self.run(|tables, rows| {
             let now = rows.now;
             let anew = rows.replicas.insert(replica, now).is_none();
             tables.notify([Notice::Heartbeat(replica)]);
@@ -179,7 +122,7 @@ impl Coordination for Way {
     }
 
     async fn heartbeats(&self) -> Result<Vec<(ReplicaId, DatabaseTime)>, StoreError> {
-        self.run("heartbeats", |_, rows| {
+        self.run(|_, rows| {
             let rows = rows.replicas.iter();
             Ok(rows.map(|(id, at)| (*id, DatabaseTime(*at))).collect())
         })
@@ -191,7 +134,7 @@ impl Coordination for Way {
         replica: ReplicaId,
         peers: &[PeerWrite<'_>],
     ) -> Result<Vec<(PeerId, DatabaseTime)>, StoreError> {
-        self.run("put_peers", |tables, rows| {
+        self.run(|tables, rows| {
             check_replica(rows, replica)?;
             let mut written = Vec::new();
             for peer in peers {
@@ -217,7 +160,7 @@ impl Coordination for Way {
     }
 
     async fn lose_peers(&self, replica: ReplicaId, peers: &[PeerId]) -> Result<Vec<PeerId>, StoreError> {
-        self.run("lose_peers", |tables, rows| {
+        self.run(|tables, rows| {
             let lost = lose(rows, replica, |id| peers.contains(&id));
             tables.notify(lost.iter().map(|id| Notice::Peer(*id)));
             Ok(lost)
@@ -226,7 +169,7 @@ impl Coordination for Way {
     }
 
     async fn lose_all_peers(&self, replica: ReplicaId) -> Result<Vec<PeerId>, StoreError> {
-        self.run("lose_all_peers", |tables, rows| {
+        self.run(|tables, rows| {
             let lost = lose(rows, replica, |_| true);
             tables.notify(lost.iter().map(|id| Notice::Peer(*id)));
             Ok(lost)
@@ -235,7 +178,7 @@ impl Coordination for Way {
     }
 
     async fn delete_peers(&self, replica: ReplicaId, peers: &[PeerId]) -> Result<Vec<PeerId>, StoreError> {
-        self.run("delete_peers", |tables, rows| {
+        self.run(|tables, rows| {
             let mut deleted = peers.to_vec();
             deleted.retain(|id| rows.peers.remove(&(*id, replica)).is_some());
             tables.notify(deleted.iter().map(|id| Notice::Peer(*id)));
@@ -245,7 +188,7 @@ impl Coordination for Way {
     }
 
     async fn put_tunnels(&self, replica: ReplicaId, tunnels: &[Tunnel]) -> Result<(), StoreError> {
-        self.run("put_tunnels", |tables, rows| {
+        self.run(|tables, rows| {
             check_replica(rows, replica)?;
             let now = rows.now;
             rows.tunnels
@@ -261,7 +204,7 @@ impl Coordination for Way {
         replica: ReplicaId,
         tunnels: &[Tunnel],
     ) -> Result<Vec<Tunnel>, StoreError> {
-        self.run("delete_tunnels", |tables, rows| {
+        self.run(|tables, rows| {
             let deleted = delete_tunnels(rows, replica, |tunnel| tunnels.contains(&tunnel));
             tables.notify(deleted.iter().map(|tunnel| Notice::Tunnel(*tunnel)));
             Ok(deleted)
@@ -274,7 +217,7 @@ impl Coordination for Way {
         replica: ReplicaId,
         peers: &[PeerId],
     ) -> Result<Vec<Tunnel>, StoreError> {
-        self.run("delete_tunnels_from", |tables, rows| {
+        self.run(|tables, rows| {
             let deleted = delete_tunnels(rows, replica, |tunnel| peers.contains(&tunnel.from));
             tables.notify(deleted.iter().map(|tunnel| Notice::Tunnel(*tunnel)));
             Ok(deleted)
@@ -284,13 +227,13 @@ impl Coordination for Way {
 
     async fn peers(&self, ids: &[PeerId]) -> Result<Vec<StoredPeer>, StoreError> {
         let ids: BTreeSet<_> = ids.iter().copied().collect();
-        self.run("peers", |_, rows| Ok(stored_peers(rows, |id| ids.contains(&id))))
+        self.run(|_, rows| Ok(stored_peers(rows, |id| ids.contains(&id))))
             .await
     }
 
     async fn tunnels_of(&self, peers: &[PeerId]) -> Result<Vec<StoredTunnel>, StoreError> {
         let peers: BTreeSet<_> = peers.iter().copied().collect();
-        self.run("tunnels_of", |_, rows| {
+        self.run(|_, rows| {
             let is_of = |tunnel: Tunnel| peers.contains(&tunnel.from) || peers.contains(&tunnel.to);
             Ok(stored_tunnels(rows, is_of))
         })
@@ -299,14 +242,12 @@ impl Coordination for Way {
 
     async fn tunnels(&self, tunnels: &[Tunnel]) -> Result<Vec<StoredTunnel>, StoreError> {
         let tunnels: BTreeSet<_> = tunnels.iter().copied().collect();
-        self.run("tunnels", |_, rows| {
-            Ok(stored_tunnels(rows, |tunnel| tunnels.contains(&tunnel)))
-        })
-        .await
+        self.run(|_, rows| Ok(stored_tunnels(rows, |tunnel| tunnels.contains(&tunnel))))
+            .await
     }
 
     async fn own_peers(&self, replica: ReplicaId) -> Result<Vec<OwnPeer>, StoreError> {
-        self.run("own_peers", |_, rows| {
+        self.run(|_, rows| {
             let own = rows.peers.iter().filter(|((_, of), _)| *of == replica);
             Ok(own
                 .map(|((id, _), row)| OwnPeer {
@@ -320,7 +261,7 @@ impl Coordination for Way {
     }
 
     async fn own_tunnels(&self, replica: ReplicaId) -> Result<Vec<Tunnel>, StoreError> {
-        self.run("own_tunnels", |_, rows| {
+        self.run(|_, rows| {
             let own = rows.tunnels.keys().filter(|(of, _)| *of == replica);
             Ok(own.map(|(_, tunnel)| *tunnel).collect())
         })
@@ -329,11 +270,11 @@ impl Coordination for Way {
 
     /// Nothing becomes old here.
     async fn clean_up(&self, _most: u32) -> Result<u64, StoreError> {
-        self.run("clean_up", |_, _| Ok(0)).await
+        self.run(|_, _| Ok(0)).await
     }
 
     async fn shared_snapshot(&self, most: usize) -> Result<SharedSnapshot, StoreError> {
-        self.run("shared_snapshot", |_, rows| {
+        self.run(|_, rows| {
             let age = |at: i64| Duration::from_micros(u64::try_from(rows.now - at).unwrap_or(0));
             let peers = stored_peers(rows, |_| true);
             let tunnels = rows.tunnels.iter();
@@ -409,14 +350,14 @@ fn stored_tunnels(rows: &Rows, is_meant: impl Fn(Tunnel) -> bool) -> Vec<StoredT
 
 /// It does what the real one does.
 mod tests {
-    use super::*;
+    use super::Tables;
     use crate::store::coordination_contract;
 
     coordination_contract!(
         #[tokio::test(start_paused = true)]
         {
             let tables = Tables::new(None);
-            Some((Way::to(&tables), tables))
+            Some((tables, ()))
         }
     );
 }

@@ -4,7 +4,7 @@
 
 mod cases;
 mod model;
-mod peer;
+pub(crate) mod peer;
 
 pub(crate) use self::cases::*;
 pub(crate) use self::model::*;

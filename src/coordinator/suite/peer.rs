@@ -5,75 +5,82 @@ use std::task::{Context, Poll, Waker};
 use uuid::Uuid;
 
 use super::Harness;
-use crate::coordinator::{Connection, CoordinateError, PeerId, Response, Role};
+use crate::coordinator::{Connection, CoordinateError, Coordinator, PeerId, Response, Role};
 use crate::proto::tailnet::coordinate_request::{Disconnect, ReadyForHandshake, Tunnel, UpdateSelf};
 use crate::proto::tailnet::coordinate_response::peer_update::Kind;
 use crate::proto::tailnet::{CoordinateRequest, Node};
 
 /// A connected peer, and all that it was told and has not looked at.
-pub(super) struct Peer<'h, H> {
-    pub(super) id: PeerId,
-    pub(super) connection: Box<dyn Connection>,
-    pub(super) responses: Vec<Response>,
-    pub(super) ended: bool,
+pub(crate) struct Peer<'h, H> {
+    pub(crate) id: PeerId,
+    pub(crate) connection: Box<dyn Connection>,
+    pub(crate) responses: Vec<Response>,
+    pub(crate) ended: bool,
     harness: &'h H,
 }
 
 /// What a peer was told: of whom, what, and the home region of the node.
-pub(super) type Told = (PeerId, Kind, Option<i32>);
+pub(crate) type Told = (PeerId, Kind, Option<i32>);
 
-pub(super) fn id(number: u128) -> PeerId {
+pub(crate) fn id(number: u128) -> PeerId {
     PeerId(Uuid::from_u128(number))
 }
 
 impl<'h, H: Harness> Peer<'h, H> {
-    pub(super) fn connect(harness: &'h H, number: u128) -> Self {
+    pub(crate) fn connect(harness: &'h H, number: u128) -> Self {
+        Self::connect_to(harness, harness.coordinator_of(number), number, Role::Client)
+    }
+
+    pub(crate) fn connect_to(
+        harness: &'h H,
+        coordinator: &dyn Coordinator,
+        number: u128,
+        role: Role,
+    ) -> Self {
         Self {
             id: id(number),
-            connection: harness
-                .coordinator_of(number)
-                .connect(id(number), "test", Role::Client),
+            connection: coordinator.connect(id(number), "test", role),
             responses: Vec::new(),
             ended: false,
             harness,
         }
     }
 
-    pub(super) fn request(&self, request: CoordinateRequest) {
+    pub(crate) fn request(&self, request: CoordinateRequest) {
         self.connection.handle(request).unwrap();
     }
 
-    pub(super) fn refused(&self, request: CoordinateRequest) -> CoordinateError {
+    pub(crate) fn refused(&self, request: CoordinateRequest) -> CoordinateError {
         self.connection.handle(request).unwrap_err()
     }
 
     /// Announces a node that is told from others by its home region.
-    pub(super) fn update(&self, home: i32) {
+    pub(crate) fn update(&self, home: i32) {
         self.request(update(node(home)));
     }
 
-    pub(super) fn tunnel(&self, to: PeerId) {
+    pub(crate) fn tunnel(&self, to: PeerId) {
         self.request(CoordinateRequest {
             add_tunnel: Some(tunnel(to)),
             ..Default::default()
         });
     }
 
-    pub(super) fn remove_tunnel(&self, to: PeerId) {
+    pub(crate) fn remove_tunnel(&self, to: PeerId) {
         self.request(CoordinateRequest {
             remove_tunnel: Some(tunnel(to)),
             ..Default::default()
         });
     }
 
-    pub(super) fn ready(&self, for_whom: &[PeerId]) {
+    pub(crate) fn ready(&self, for_whom: &[PeerId]) {
         self.request(CoordinateRequest {
             ready_for_handshake: ready(for_whom),
             ..Default::default()
         });
     }
 
-    pub(super) fn disconnect(&self) {
+    pub(crate) fn disconnect(&self) {
         self.request(CoordinateRequest {
             disconnect: Some(Disconnect {}),
             ..Default::default()
@@ -81,7 +88,7 @@ impl<'h, H: Harness> Peer<'h, H> {
     }
 
     /// Reads all that there is.
-    pub(super) async fn read(&mut self) {
+    pub(crate) async fn read(&mut self) {
         self.harness.settle().await;
         let mut cx = Context::from_waker(Waker::noop());
         while !self.ended {
@@ -94,7 +101,7 @@ impl<'h, H: Harness> Peer<'h, H> {
     }
 
     /// What it was told since it was asked last, by number of the peer.
-    pub(super) async fn told(&mut self) -> Vec<Told> {
+    pub(crate) async fn told(&mut self) -> Vec<Told> {
         self.read().await;
         let updates = self
             .responses
@@ -113,7 +120,7 @@ impl<'h, H: Harness> Peer<'h, H> {
     }
 
     /// The errors that it was told since it was asked last.
-    pub(super) async fn errors(&mut self) -> Vec<String> {
+    pub(crate) async fn errors(&mut self) -> Vec<String> {
         self.read().await;
         let errors = self
             .responses
@@ -123,27 +130,27 @@ impl<'h, H: Harness> Peer<'h, H> {
     }
 }
 
-pub(super) fn node(home: i32) -> Node {
+pub(crate) fn node(home: i32) -> Node {
     Node {
         preferred_derp: home,
         ..Node::default()
     }
 }
 
-pub(super) fn update(node: Node) -> CoordinateRequest {
+pub(crate) fn update(node: Node) -> CoordinateRequest {
     CoordinateRequest {
         update_self: Some(UpdateSelf { node: Some(node) }),
         ..Default::default()
     }
 }
 
-pub(super) fn tunnel(to: PeerId) -> Tunnel {
+pub(crate) fn tunnel(to: PeerId) -> Tunnel {
     Tunnel {
         id: to.0.as_bytes().to_vec(),
     }
 }
 
-pub(super) fn ready(for_whom: &[PeerId]) -> Vec<ReadyForHandshake> {
+pub(crate) fn ready(for_whom: &[PeerId]) -> Vec<ReadyForHandshake> {
     let ready = for_whom.iter().map(|id| ReadyForHandshake {
         id: id.0.as_bytes().to_vec(),
     });
@@ -151,7 +158,7 @@ pub(super) fn ready(for_whom: &[PeerId]) -> Vec<ReadyForHandshake> {
 }
 
 /// An agent and a client with a tunnel between them, both with a node, both up to date.
-pub(super) async fn pair<H: Harness>(harness: &H) -> (Peer<'_, H>, Peer<'_, H>) {
+pub(crate) async fn pair<H: Harness>(harness: &H) -> (Peer<'_, H>, Peer<'_, H>) {
     let (mut agent, mut client) = (Peer::connect(harness, 1), Peer::connect(harness, 2));
     agent.update(10);
     client.update(20);

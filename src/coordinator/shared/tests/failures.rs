@@ -1,0 +1,300 @@
+//! A database that goes away, forgets, refuses, or does not say what it did.
+
+use super::*;
+
+fn new(number: u128, home: i32) -> Told {
+    (id(number), Kind::Node, Some(home))
+}
+
+/// What is stored of a peer by a replica: whether it was lost, and its node.
+fn row(replicas: &Replicas, number: u128, of: usize) -> Option<(bool, Vec<u8>)> {
+    let rows = replicas.tables().rows();
+    let row = rows.peers.get(&(id(number), replica(of)))?;
+    Some((row.lost, row.node.clone()))
+}
+
+/// An agent of the second replica and a client of the first that know of each other.
+async fn pair(replicas: &Replicas) -> (Peer<'_, Replicas>, Peer<'_, Replicas>) {
+    replicas.all_started().await;
+    let (mut agent, mut client) = (replicas.agent(1, 1), replicas.client(0, 2));
+    agent.update(10);
+    client.update(20);
+    client.tunnel(id(1));
+    assert_eq!(agent.told().await, [new(2, 20)]);
+    assert_eq!(client.told().await, [new(1, 10)]);
+    (agent, client)
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_database_is_away_for_all_nobody_is_lost_and_everything_is_written_within_five_seconds_of_its_return()
+ {
+    let replicas = Replicas::in_memory(2);
+    let (mut agent, _client) = pair(&replicas).await;
+    let mut other = replicas.agent(0, 3);
+    let mut local = replicas.client(0, 4);
+    local.tunnel(id(3));
+    other.update(30);
+    assert_eq!(local.told().await, [new(3, 30)]);
+    let gone = replicas.agent(1, 5);
+    gone.update(50);
+    replicas.settle().await;
+
+    replicas.ways.iter().for_each(|way| way.cut(true));
+    tokio::time::sleep(Duration::from_mins(3)).await;
+    agent.update(11);
+    other.update(31);
+    drop(gone);
+    for peer in [&mut agent, &mut other, &mut local] {
+        let mut errors = peer.errors().await;
+        errors.dedup();
+        assert_eq!(errors, ["coordinator unhealthy"]);
+        assert!(!peer.ended);
+    }
+    assert_eq!(agent.told().await, [], "nobody could know that somebody is lost");
+    assert_eq!(local.told().await, [new(3, 31)]);
+
+    replicas.ways.iter().for_each(|way| way.cut(false));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(row(&replicas, 1, 1), Some((false, encoded(11))));
+    assert_eq!(row(&replicas, 3, 0), Some((false, encoded(31))));
+    assert_eq!(row(&replicas, 5, 1), Some((true, encoded(50))));
+    // Its connection was ended meanwhile.
+    assert_eq!(row(&replicas, 2, 0), Some((true, encoded(20))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_interruption_costs_nobody_a_connection_and_is_told_to_nobody() {
+    let replicas = Replicas::in_memory(2);
+    let (mut agent, mut client) = pair(&replicas).await;
+    for _ in 0..5 {
+        replicas.ways.iter().for_each(|way| way.cut(true));
+        agent.update(11);
+        tokio::time::sleep(Duration::from_millis(3_500)).await;
+        replicas.ways.iter().for_each(|way| way.cut(false));
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
+        agent.update(10);
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
+    }
+    for peer in [&mut agent, &mut client] {
+        assert_eq!(peer.errors().await, [""; 0]);
+        assert!(!peer.ended);
+    }
+    assert_eq!(client.told().await, []);
+    assert_eq!(agent.told().await, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_written_unheard_is_written_again() {
+    let replicas = Replicas::in_memory(2);
+    let (agent, mut client) = pair(&replicas).await;
+    replicas.ways[1].lose_answers(true);
+    agent.update(11);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    agent.update(12);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    replicas.ways[1].lose_answers(false);
+    assert_eq!(
+        told_until(&mut client, new(1, 12)).await.last(),
+        Some(&new(1, 12))
+    );
+    assert_eq!(row(&replicas, 1, 1), Some((false, encoded(12))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_is_tried_again_and_keeps_nothing_else_from_being_written() {
+    let replicas = Replicas::in_memory(1);
+    replicas.all_started().await;
+    let way = &replicas.ways[0];
+    way.refuse(Some("delete_peers"));
+    let (gone, stays) = (replicas.client(0, 1), replicas.client(0, 2));
+    gone.update(1);
+    replicas.settle().await;
+    gone.disconnect();
+    stays.update(1);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for home in 2..10 {
+        stays.update(home);
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert_eq!(row(&replicas, 2, 0), Some((false, encoded(home))));
+    }
+    assert_eq!(row(&replicas, 1, 0), Some((false, encoded(1))));
+    assert!(way.calls(&["delete_peers"]) < 100, "with pauses in between");
+    way.refuse(None);
+    replicas.settle().await;
+    assert_eq!(row(&replicas, 1, 0), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_database_that_falls_back_to_a_copy_gets_back_what_it_has_forgotten_and_nobody_is_gone() {
+    let replicas = Replicas::in_memory(2);
+    let (mut agent, mut client) = pair(&replicas).await;
+    let orphan = replicas.agent(1, 3);
+    orphan.update(30);
+    replicas.settle().await;
+    drop(orphan);
+    replicas.settle().await;
+    assert_eq!(row(&replicas, 3, 1), Some((true, encoded(30))));
+
+    replicas.ways.iter().for_each(|way| way.cut(true));
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    {
+        let mut rows = replicas.tables().rows();
+        rows.peers.retain(|(peer, _), _| *peer == id(3));
+        rows.peers.values_mut().for_each(|row| row.lost = false);
+        rows.tunnels.clear();
+    }
+    replicas.ways.iter().for_each(|way| way.cut(false));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(row(&replicas, 1, 1), Some((false, encoded(10))));
+    assert_eq!(row(&replicas, 2, 0), Some((false, encoded(20))));
+    assert_eq!(
+        row(&replicas, 3, 1),
+        Some((true, encoded(30))),
+        "it is not connected"
+    );
+    assert_eq!(replicas.tables().rows().tunnels.len(), 1);
+    tokio::time::sleep(Duration::from_mins(2)).await;
+    for peer in [&mut agent, &mut client] {
+        let told = peer.told().await;
+        let gone = told.iter().any(|(_, kind, _)| *kind == Kind::Disconnected);
+        assert!(!gone && !peer.ended, "{told:?}");
+    }
+    agent.update(11);
+    client.update(21);
+    assert_eq!(client.told().await.last(), Some(&new(1, 11)));
+    assert_eq!(agent.told().await.last(), Some(&new(2, 21)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_whose_row_vanished_with_all_that_hung_on_it_comes_back() {
+    let replicas = Replicas::in_memory(2);
+    let (agent, mut client) = pair(&replicas).await;
+    {
+        let mut rows = replicas.tables().rows();
+        rows.replicas.remove(&replica(1));
+        rows.peers.retain(|(_, of), _| *of != replica(1));
+    }
+    agent.update(11);
+    assert_eq!(
+        told_until(&mut client, new(1, 11)).await.last(),
+        Some(&new(1, 11))
+    );
+    assert_eq!(row(&replicas, 1, 1), Some((false, encoded(11))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_vanishes_unsaid_is_believed_at_the_second_look() {
+    let replicas = Replicas::in_memory(1);
+    replicas.all_started().await;
+    let foreign = replicas.foreign(1);
+    foreign.beat().await;
+    let mut client = replicas.client(0, 9);
+    client.tunnel(id(1));
+    let watch = async {
+        foreign.put(1, 10).await;
+        told_until(&mut client, new(1, 10)).await;
+        replicas.tables().rows().peers.remove(&(id(1), foreign.id));
+        let lost = (id(1), Kind::Lost, None);
+        assert_eq!(told_until(&mut client, lost).await, [lost]);
+        let gone = (id(1), Kind::Disconnected, None);
+        let began = tokio::time::Instant::now();
+        assert_eq!(told_until(&mut client, gone).await, [gone]);
+        assert!(began.elapsed() > Duration::from_secs(20));
+    };
+    foreign.while_beating(watch).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn goodbyes_that_could_not_be_written_are_written_later() {
+    let replicas = Replicas::in_memory(2);
+    let (mut agent, client) = pair(&replicas).await;
+    replicas.ways[0].cut(true);
+    client.disconnect();
+    drop(client);
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(row(&replicas, 2, 0), Some((false, encoded(20))));
+    replicas.ways[0].cut(false);
+    let gone = (id(2), Kind::Disconnected, None);
+    assert_eq!(told_until(&mut agent, gone).await.last(), Some(&gone));
+    assert_eq!(row(&replicas, 2, 0), None);
+    assert!(replicas.tables().rows().tunnels.is_empty());
+    replicas.settle().await;
+    drop(agent);
+    replicas.settle().await;
+    replicas.assert_empty();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_successor_begins_when_the_one_before_has_written_its_end() {
+    let replicas = Replicas::in_memory(1);
+    replicas.all_started().await;
+    let agent = replicas.agent(0, 1);
+    agent.update(1);
+    replicas.settle().await;
+    let old = &replicas.coordinators[0];
+    let successor = old.successor();
+    let mut early = Peer::connect_to(&replicas, &*successor, 1, Role::Agent);
+    early.update(2);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(
+        row(&replicas, 1, 0),
+        Some((false, encoded(1))),
+        "the old one still writes"
+    );
+    old.close().await;
+    assert_eq!(row(&replicas, 1, 0), Some((true, encoded(1))));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(row(&replicas, 1, 0), Some((false, encoded(2))));
+    assert_eq!(early.errors().await, [""; 0]);
+    drop((agent, early));
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_ends_in_time_without_the_database() {
+    let replicas = Replicas::in_memory(1);
+    replicas.all_started().await;
+    let mut agent = replicas.agent(0, 1);
+    agent.update(1);
+    replicas.ways[0].cut(true);
+    let began = tokio::time::Instant::now();
+    let close = async {
+        let coordinator = &replicas.coordinators[0];
+        tokio::join!(coordinator.close(), coordinator.close());
+    };
+    let read = async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert_eq!(
+            ended(&mut agent).await,
+            ["coordinator closed"],
+            "peers do not wait for it"
+        );
+        assert!(began.elapsed() < Duration::from_secs(1));
+    };
+    tokio::join!(close, read);
+    assert!(
+        began.elapsed() <= Duration::from_secs(16),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_writes_goodbyes_and_marks_everybody_else_by_one_statement() {
+    let replicas = Replicas::in_memory(1);
+    replicas.all_started().await;
+    let agents: Vec<_> = (1..=500).map(|number| replicas.agent(0, number)).collect();
+    agents.iter().for_each(|agent| agent.update(1));
+    replicas.settle().await;
+    let way = &replicas.ways[0];
+    let before = way.calls(&["put_peers"]);
+    agents[0].disconnect();
+    replicas.coordinators[0].close().await;
+    assert_eq!(row(&replicas, 1, 0), None);
+    assert_eq!(row(&replicas, 2, 0), Some((true, encoded(1))));
+    assert_eq!(
+        (way.calls(&["put_peers"]) - before, way.calls(&["lose_all_peers"])),
+        (0, 1)
+    );
+    drop(agents);
+    replicas.assert_empty();
+}
