@@ -479,28 +479,16 @@ fn conn_033_an_agent_of_an_old_build_is_closed_at_a_tick_and_refused_afterwards(
 
 /// Adds a stop build to the seeded workspace; `completed` is the SQL of its job's end.
 fn stop_build(data: &Data, completed: &str) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        use sqlx::Connection;
-        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(data.path().join("drpcd.db"));
-        let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
-        let sql = format!(
-            "BEGIN IMMEDIATE;
-             INSERT INTO provisioner_jobs (id, organization_id, initiator_id, created_at, updated_at, started_at,
-                 completed_at, type)
-             SELECT x'00000000000000000000000000000002', organization_id, initiator_id, 1, 1, 1, {completed},
-                 'workspace_build' FROM provisioner_jobs LIMIT 1;
-             INSERT INTO workspace_builds (id, created_at, updated_at, workspace_id, template_version_id, build_number,
-                 transition, initiator_id, job_id)
-             SELECT x'00000000000000000000000000000003', 1, 1, workspace_id, template_version_id, 2, 'stop',
-                 initiator_id, x'00000000000000000000000000000002' FROM workspace_builds;
-             COMMIT"
-        );
-        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
-    });
+    data.execute(&format!(
+        "INSERT INTO provisioner_jobs (id, organization_id, initiator_id, created_at, updated_at, started_at, completed_at,
+             type)
+         SELECT x'00000000000000000000000000000002', organization_id, initiator_id, 1, 1, 1, {completed}, 'workspace_build'
+         FROM provisioner_jobs LIMIT 1;
+         INSERT INTO workspace_builds (id, created_at, updated_at, workspace_id, template_version_id, build_number,
+             transition, initiator_id, job_id)
+         SELECT x'00000000000000000000000000000003', 1, 1, workspace_id, template_version_id, 2, 'stop', initiator_id,
+             x'00000000000000000000000000000002' FROM workspace_builds"
+    ));
 }
 
 #[test]

@@ -86,7 +86,7 @@ fn a_damaged_file_is_named_at_the_start_and_left_as_it_is() {
 #[test]
 fn damage_to_a_running_servers_file_ends_no_session_and_costs_no_more_than_the_damaged_table() {
     let data = Data::new(EXAMPLE_SEED);
-    let server = data.serve(&["--agent-connection-update-frequency", "1s"]);
+    let server = data.serve(&["--agent-connection-update-frequency", "2s"]);
     let flags = ["--start-script", "3s", "--log-lines", "50", "--duration", "2m"];
     let mut agent = go!("agent", server.agent(), &flags);
     agent.await_line("lifecycle STARTING");
