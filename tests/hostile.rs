@@ -198,7 +198,7 @@ fn a_stream_without_credit_holds_up_its_own_calls_only() {
 
 #[test]
 fn a_peer_that_never_reads_is_not_read_from_and_then_closed() {
-    let scene = Scene::new(&["--agent-connection-update-frequency", "1s"]);
+    let scene = Scene::new(&["--agent-connection-update-frequency", "2s"]);
     let mut peer = scene.dial();
     peer.stream
         .set_write_timeout(Some(Duration::from_secs(1)))
@@ -296,7 +296,7 @@ fn a_handshake_that_never_ends_is_cut() {
 
 #[test]
 fn a_peer_that_falls_silent_is_closed() {
-    let scene = Scene::new(&["--agent-connection-update-frequency", "1s"]);
+    let scene = Scene::new(&["--agent-connection-update-frequency", "2s"]);
     let mut peer = scene.dial();
     // Half a frame, and then nothing: no answer to the server's pings either, as if the machine were gone.
     peer.send(&[0, 0, 0]);

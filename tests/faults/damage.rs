@@ -93,7 +93,7 @@ fn damage_to_a_running_servers_file_ends_no_session_and_costs_no_more_than_the_d
     let Some(data) = Data::in_a_file(EXAMPLE_SEED, DAMAGE) else {
         return;
     };
-    let server = data.serve(&["--agent-connection-update-frequency", "1s"]);
+    let server = data.serve(&["--agent-connection-update-frequency", "2s"]);
     let flags = ["--start-script", "3s", "--log-lines", "50", "--duration", "2m"];
     let mut agent = go!("agent", server.agent(), &flags);
     agent.await_line("lifecycle STARTING");

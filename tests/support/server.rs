@@ -160,6 +160,18 @@ impl Server {
     }
 
     /// Tells the balancer where the replicas are.
+    /// From here on nobody gets through to any replica, until [`Server::let_in`].
+    pub fn turn_away(&self) {
+        if let Some(balancer) = &self.balancer {
+            balancer.set_replicas(Vec::new());
+        }
+    }
+
+    /// From here on connections get through to the replicas again.
+    pub fn let_in(&self) {
+        self.announce();
+    }
+
     fn announce(&self) {
         if let Some(balancer) = &self.balancer {
             let address = |replica: &Replica| replica.url.strip_prefix("http://").unwrap().parse().unwrap();
