@@ -50,7 +50,8 @@ statements! {
         FROM (
             SELECT b.id AS build_id,
                 CASE
-                    WHEN $3 > $2 AND $2 + t.activity_bump / 1000000000 * interval '1 second' > $3
+                    WHEN $3::timestamptz > $2::timestamptz
+                        AND $2 + t.activity_bump / 1000000000 * interval '1 second' > $3
                         AND (t.autostart_block_days_of_week >> $4::int) & 1 = 0
                     THEN $3 - $2
                         + CASE WHEN t.allow_user_autostop THEN w.ttl ELSE t.default_ttl END / 1000000000

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use sqlx::{Connection as _, Executor as _, SqlSafeStr as _};
 use tempfile::TempDir;
 
+use super::super::PER_AGENT;
 use super::{EXAMPLE, Kit, NOW, SMALL, raw};
 use crate::ids::{AgentId, LogSourceId};
 use crate::seed::Seed;
@@ -29,42 +30,8 @@ async fn every_statement_prepares_under_a_name_of_its_own() {
 
 #[tokio::test]
 async fn per_agent_statements_scan_no_table() {
-    // What an agent's calls run, and what one statement does for many agents.
-    let names = [
-        "authenticate",
-        "bump_activity",
-        "touch_workspaces",
-        "build_readiness",
-        "outdated_builds",
-        "agent_by_id",
-        "workspace_by_agent",
-        "workspaces_by_ids",
-        "apps_by_agent",
-        "scripts_by_agent",
-        "metadata_by_agent",
-        "devcontainers_by_agent",
-        "monitors",
-        "site_config",
-        "notification_recipient",
-        "insert_notification",
-        "update_memory_monitor",
-        "update_volume_monitor",
-        "app_healths_by_agent",
-        "update_app_healths",
-        "app_before_status",
-        "update_startup",
-        "update_lifecycle",
-        "add_logs_length",
-        "set_logs_overflowed",
-        "update_metadata",
-        "record_connects",
-        "record_heartbeats",
-        "record_disconnects",
-        "events_since",
-        "prune_events",
-    ];
     let mut kit = Kit::new().await;
-    for name in names {
+    for name in PER_AGENT {
         let statement = all_statements().find(|statement| statement.name == name).unwrap();
         let plan = kit
             .table(&format!("EXPLAIN QUERY PLAN {}", statement.sqlite))

@@ -21,6 +21,41 @@ mod retention;
 /// The smallest workspace with an agent.
 const SMALL: &str = "owner: { username: ada }\nworkspace: { name: dev }\nagents: [{ name: main }]\n";
 
+/// Statements of which a scan of a table is too much: what an agent's calls run, and what one does for many agents.
+const PER_AGENT: [&str; 31] = [
+    "authenticate",
+    "bump_activity",
+    "touch_workspaces",
+    "build_readiness",
+    "outdated_builds",
+    "agent_by_id",
+    "workspace_by_agent",
+    "workspaces_by_ids",
+    "apps_by_agent",
+    "scripts_by_agent",
+    "metadata_by_agent",
+    "devcontainers_by_agent",
+    "monitors",
+    "site_config",
+    "notification_recipient",
+    "insert_notification",
+    "update_memory_monitor",
+    "update_volume_monitor",
+    "app_healths_by_agent",
+    "update_app_healths",
+    "app_before_status",
+    "update_startup",
+    "update_lifecycle",
+    "add_logs_length",
+    "set_logs_overflowed",
+    "update_metadata",
+    "record_connects",
+    "record_heartbeats",
+    "record_disconnects",
+    "events_since",
+    "prune_events",
+];
+
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_micros(NOW.as_micros() + seconds * 1_000_000)
 }
