@@ -14,7 +14,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde::Serialize;
-use serde_json::value::RawValue;
+use serde_json::Value;
 use url::Url;
 
 use self::refresh::Refreshes;
@@ -96,7 +96,7 @@ pub enum Wanted {
 #[derive(Clone, Default, Serialize)]
 pub struct ExternalAuthAnswer {
     access_token: String,
-    token_extra: Option<Box<RawValue>>,
+    token_extra: Option<Value>,
     url: String,
     #[serde(rename = "type")]
     kind: String,
@@ -349,7 +349,8 @@ fn answer(provider: &Provider, tokens: LinkTokens) -> Result<ExternalAuthAnswer,
         _ => (token.clone(), String::new()),
     };
     let extra = tokens.extra.map(|extra| {
-        RawValue::from_string(extra.reveal().to_owned())
+        // Engines keep it in forms of their own.
+        serde_json::from_str(extra.reveal())
             .map_err(|_| ExternalAuthError::Extra("oauth_extra is no JSON".to_owned()))
     });
     Ok(ExternalAuthAnswer {

@@ -12,8 +12,9 @@ const BASIC: &str = "Basic dXM6b3VyK3NlY3JldA==";
 
 const EXPIRED: Option<&str> = Some("'2026-03-20T12:00:05Z'");
 
-const LINK: &str = "SELECT oauth_access_token || ' ' || oauth_refresh_token || ' ' || ((oauth_expiry - 1774008000000000) / 1000000)
-    || ' ' || oauth_extra || ' ' || oauth_refresh_failure_reason FROM external_auth_links";
+const LINK: &str =
+    "SELECT oauth_access_token, oauth_refresh_token, (oauth_expiry - 1774008000000000) / 1000000,
+    oauth_extra, oauth_refresh_failure_reason FROM external_auth_links";
 
 async fn expired(change: impl FnOnce(&mut Provider)) -> (Remote, Kit) {
     let remote = Remote::new().await;
