@@ -50,6 +50,17 @@ impl Scene {
     fn new(flags: &[&str]) -> Self {
         let data = Data::new(SEED);
         let server = data.serve(flags);
+        Self::of(data, server)
+    }
+
+    /// With one process on either engine, for limits that each has for itself.
+    fn alone(flags: &[&str]) -> Self {
+        let data = Data::new(SEED);
+        let server = data.serve_alone(flags);
+        Self::of(data, server)
+    }
+
+    fn of(data: Data, server: Server) -> Self {
         let (answered, stop) = (Arc::default(), Arc::default());
         let honest = honest(server.agents[0].clone(), Arc::clone(&answered), Arc::clone(&stop));
         let scene = Self {
@@ -419,7 +430,7 @@ fn what_is_too_large_is_refused() {
 
 #[test]
 fn one_agent_cannot_take_the_places_of_others() {
-    let scene = Scene::new(&["--max-agent-connections", "100"]);
+    let scene = Scene::alone(&["--max-agent-connections", "100"]);
     let mut held: Vec<_> = (0..64).map(|_| scene.dial()).collect();
     let mut refused = connect(&scene.server.url);
     refused
