@@ -72,9 +72,9 @@ impl Fixture {
 
     /// Seconds after the start of first, last and disconnect time.
     async fn row(&self) -> String {
-        let second = |column: &str| format!("coalesce(({column} - {}) / 1000000, '-')", NOW.as_micros());
+        let second = |column: &str| format!("({column} - {}) / 1000000", NOW.as_micros());
         let [first, last, gone] = ["first_connected_at", "last_connected_at", "disconnected_at"].map(second);
-        let sql = format!("SELECT {first} || ' ' || {last} || ' ' || {gone} FROM workspace_agents");
+        let sql = format!("SELECT {first}, {last}, {gone} FROM workspace_agents");
         self.store.query(&sql).await.remove(0)
     }
 }

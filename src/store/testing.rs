@@ -3,12 +3,14 @@
 mod place;
 #[path = "../../tests/support/postgres.rs"]
 pub(crate) mod postgres;
+mod still;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 pub(crate) use place::{Engine, Place, Raw};
+pub(crate) use still::{Still, driven};
 
 use super::SqlStore;
 use super::{
@@ -55,6 +57,7 @@ impl FaultyStore {
 
     /// A store with a seed, and its agents.
     pub(crate) async fn of(seed: &str) -> (Arc<Self>, Vec<SeededAgent>) {
+        let _still = Still::begin();
         let place = Place::new(Engine::of_environment());
         let real = place.open().await;
         let seed = Seed::parse("seed.yaml", seed).unwrap();
@@ -95,12 +98,52 @@ impl FaultyStore {
         self.calls.lock().unwrap().get(method).copied().unwrap_or(0)
     }
 
-    /// The first column of the rows of a query, as text.
+    /// The rows of a statement behind the store's back: their cells as [`Raw::query`] gives them, joined by spaces; NULL
+    /// is `-`.
     pub(crate) async fn query(&self, sql: &str) -> Vec<String> {
+        let _still = Still::begin();
         let rows = self.place.connect().await.query(sql).await;
-        rows.into_iter()
-            .map(|mut row| row.swap_remove(0).unwrap_or_default())
-            .collect()
+        let text = |row: Vec<Option<String>>| {
+            let cells = row.into_iter().map(|cell| cell.unwrap_or_else(|| "-".to_owned()));
+            cells.collect::<Vec<_>>().join(" ")
+        };
+        rows.into_iter().map(text).collect()
+    }
+
+    /// Runs statements behind the store's back for which each engine has words of its own.
+    pub(crate) async fn run(&self, sqlite: &str, postgres: &str) {
+        let _still = Still::begin();
+        self.place.connect().await.run(sqlite, postgres).await;
+    }
+
+    /// From here on the database itself refuses, with the text `guarded`, to do `what` (INSERT, UPDATE) in a table to rows
+    /// `NEW` of which a condition holds.
+    pub(crate) async fn guard(&self, what: &str, table: &str, condition: &str) {
+        let sqlite = format!(
+            "CREATE TRIGGER guard BEFORE {what} ON {table} WHEN {condition}
+                BEGIN SELECT RAISE(ABORT, 'guarded'); END"
+        );
+        let postgres = format!(
+            "CREATE FUNCTION guard() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'guarded'; END $$;
+            CREATE TRIGGER guard BEFORE {what} ON {table} FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION guard()"
+        );
+        self.run(&sqlite, &postgres).await;
+    }
+
+    /// From here on it does not.
+    pub(crate) async fn unguard(&self, table: &str) {
+        self.run("DROP TRIGGER guard", &format!("DROP TRIGGER guard ON {table}"))
+            .await;
+    }
+
+    /// What becomes of a text in a column of JSON.
+    pub(crate) fn json(&self, text: &str) -> String {
+        match &self.place {
+            Place::Sqlite(_) => text.to_owned(),
+            Place::Postgres(_) => serde_json::from_str::<serde_json::Value>(text)
+                .unwrap()
+                .to_string(),
+        }
     }
 
     async fn enter(&self, method: &'static str) -> Result<(), StoreError> {
@@ -260,6 +303,7 @@ macro_rules! pass {
                 self.enter(stringify!($name)).await?;
                 // A call is never over at once, so that tests can put something between.
                 tokio::task::yield_now().await;
+                let _still = Still::begin();
                 let answer = Store::$name(&self.real, $($argument),*).await;
                 self.leave(stringify!($name), answer)
             })*

@@ -10,9 +10,7 @@ struct Fixture {
     tracker: BoundaryUsageTracker,
 }
 
-const ROWS: &str =
-    "SELECT unique_workspaces_count || ' ' || unique_users_count || ' ' || allowed_requests || ' ' ||
-    denied_requests FROM boundary_usage_stats";
+const ROWS: &str = "SELECT unique_workspaces_count, unique_users_count, allowed_requests, denied_requests FROM boundary_usage_stats";
 
 impl Fixture {
     async fn new() -> Self {

@@ -158,11 +158,7 @@ impl Fixture {
     }
 
     async fn events(&self) -> Subscription {
-        let owner = self
-            .store
-            .query("SELECT lower(hex(id)) FROM users")
-            .await
-            .remove(0);
+        let owner = self.store.query("SELECT id FROM users").await.remove(0);
         let owner = UserId(owner.parse().unwrap());
         self.pubsub.subscribe(&format!("workspace_owner:{owner}"))
     }

@@ -3,6 +3,7 @@
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _, TypeInfo as _, ValueRef as _};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::OnceLock;
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -105,18 +106,38 @@ pub(crate) enum Raw {
 }
 
 impl Raw {
-    /// The rows of a statement, each cell as text: a UUID is its hexadecimal digits, a time its microseconds, a truth 0 or 1,
-    /// a list JSON; NULL is nothing.
+    /// The rows of a statement, each cell as text: a UUID is its hexadecimal digits, a time and a span their microseconds, a
+    /// truth 0 or 1, a list JSON; NULL is nothing.
     pub(crate) async fn query(&mut self, sql: &str) -> Vec<Vec<Option<String>>> {
-        let sql = AssertSqlSafe(sql.to_owned());
         match self {
             Self::Sqlite(connection) => {
+                let sql = AssertSqlSafe(sql.to_owned());
                 let rows = sqlx::query(sql).fetch_all(connection).await.unwrap();
                 rows.iter().map(sqlite_cells).collect()
             }
             Self::Postgres(connection) => {
+                // The order of insertion, as long as no row is changed.
+                let sql = AssertSqlSafe(sql.replace("rowid", "ctid"));
                 let rows = sqlx::query(sql).fetch_all(connection).await.unwrap();
                 rows.iter().map(postgres_cells).collect()
+            }
+        }
+    }
+
+    /// Runs the statements of the engine.
+    pub(crate) async fn run(&mut self, sqlite: &str, postgres: &str) {
+        match self {
+            Self::Sqlite(connection) => {
+                let done = sqlx::raw_sql(AssertSqlSafe(sqlite.to_owned()))
+                    .execute(connection)
+                    .await;
+                done.map(drop).unwrap();
+            }
+            Self::Postgres(connection) => {
+                let done = sqlx::raw_sql(AssertSqlSafe(postgres.to_owned()))
+                    .execute(connection)
+                    .await;
+                done.map(drop).unwrap();
             }
         }
     }
@@ -157,10 +178,18 @@ fn postgres_cells(row: &PgRow) -> Vec<Option<String>> {
                 let micros = i64::from_be_bytes(bytes.try_into().unwrap());
                 (micros + 946_684_800_000_000).to_string()
             }
+            // Microseconds before days and months, of which a difference of times has none.
+            "INTERVAL" => i64::from_be_bytes(bytes[..8].try_into().unwrap()).to_string(),
+            // After the family, the length of the network, whether it is one, and of the address.
+            "INET" => match <[u8; 4]>::try_from(&bytes[4..]) {
+                Ok(address) => Ipv4Addr::from(address).to_string(),
+                Err(_) => Ipv6Addr::from(<[u8; 16]>::try_from(&bytes[4..]).unwrap()).to_string(),
+            },
             // In one form, however it was written.
             "JSONB" => serde_json::from_str::<serde_json::Value>(&text()[1..])
                 .unwrap()
                 .to_string(),
+            "UUID[]" => serde_json::to_string(&row.get::<Vec<Uuid>, _>(column)).unwrap(),
             name if name.ends_with("[]") => {
                 let elements: Vec<String> = row.try_get_unchecked(column).unwrap();
                 serde_json::to_string(&elements).unwrap()

@@ -13,6 +13,9 @@ CREATE OPERATOR + (LEFTARG = timestamptz, RIGHTARG = integer, FUNCTION = drpcd_t
 CREATE FUNCTION drpcd_test_since(timestamptz, bigint) RETURNS bigint LANGUAGE sql IMMUTABLE AS
     $$ SELECT (extract(epoch FROM $1) * 1000000)::bigint - $2 $$;
 CREATE OPERATOR - (LEFTARG = timestamptz, RIGHTARG = bigint, FUNCTION = drpcd_test_since);
+CREATE FUNCTION drpcd_test_parts(timestamptz, integer) RETURNS bigint LANGUAGE sql IMMUTABLE AS
+    $$ SELECT (extract(epoch FROM $1) * 1000000)::bigint / $2 $$;
+CREATE OPERATOR / (LEFTARG = timestamptz, RIGHTARG = integer, FUNCTION = drpcd_test_parts);
 
 -- 0 and 1 are truths.
 UPDATE pg_cast SET castcontext = 'a' WHERE castsource = 'integer'::regtype AND casttarget = 'boolean'::regtype;

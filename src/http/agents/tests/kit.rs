@@ -31,6 +31,7 @@ use crate::services::notifications::{Enqueuer, Methods};
 use crate::services::patience::Patience;
 use crate::services::tailnet::derp::DerpMaps;
 use crate::services::tailnet::derp_map::default_map;
+pub(super) use crate::store::testing::driven;
 use crate::store::testing::{EXAMPLE, FaultyStore, NOW};
 use crate::store::{Authenticated, Client, GitSshKey, Store, StoreError};
 
@@ -278,14 +279,14 @@ impl Kit {
         stream
     }
 
-    /// The first column of the rows of a statement.
+    /// The rows of a statement.
     pub(super) async fn value(&self, sql: &str) -> String {
         self.store.query(sql).await.join(",")
     }
 
     /// The agent's id.
     pub(super) async fn agent(&self) -> String {
-        let hex = self.value("SELECT lower(hex(id)) FROM workspace_agents").await;
+        let hex = self.value("SELECT id FROM workspace_agents").await;
         hex.parse::<uuid::Uuid>().unwrap().to_string()
     }
 

@@ -8,11 +8,10 @@ use crate::http::agents::{MAX_BODY, MAX_BODY_MEMORY};
 
 const SOURCE: &str = "11111111-1111-4111-8111-111111111111";
 
-const LINES: &str =
-    "SELECT output || '/' || level || '/' || lower(hex(log_source_id)) FROM workspace_agent_logs ORDER BY id";
+const LINES: &str = "SELECT output, level, log_source_id FROM workspace_agent_logs ORDER BY id";
 
 async fn owner_events(kit: &Kit) -> crate::pubsub::Subscription {
-    let owner = kit.value("SELECT lower(hex(id)) FROM users").await;
+    let owner = kit.value("SELECT id FROM users").await;
     let owner: uuid::Uuid = owner.parse().unwrap();
     kit.pubsub.subscribe(&format!("workspace_owner:{owner}"))
 }
@@ -47,10 +46,10 @@ async fn conn_067_a_log_source_is_made_once_and_answered_twice() {
         assert_eq!(source, expected);
     }
     let stored = format!(
-        "SELECT display_name || icon FROM workspace_agent_log_sources WHERE id = x'{}'",
+        "SELECT display_name, icon FROM workspace_agent_log_sources WHERE id = x'{}'",
         SOURCE.replace('-', "")
     );
-    assert_eq!(kit.value(&stored).await, "Startup <1>/i.svg");
+    assert_eq!(kit.value(&stored).await, "Startup <1> /i.svg");
 }
 
 #[tokio::test]
@@ -205,7 +204,7 @@ async fn lines_are_stored_in_order_and_told_of() {
         .iter()
         .map(|level| {
             format!(
-                "o{level}/{}/{source}",
+                "o{level} {} {source}",
                 if level.is_empty() { "info" } else { level }
             )
         })
@@ -222,11 +221,10 @@ async fn lines_without_a_source_are_external_ones() {
         let answer = kit.send("PATCH", "logs", r#"{"logs":[{"output":"x"}]}"#).await;
         assert_eq!(answer.status, 200);
     }
-    let line = "x/info/3b579bf41ed84b9987a8e9a1e3410410";
+    let line = "x info 3b579bf41ed84b9987a8e9a1e3410410";
     assert_eq!(kit.value(LINES).await, [line, line].join(","));
-    let source =
-        "SELECT display_name || icon FROM workspace_agent_log_sources WHERE display_name = 'External'";
-    assert_eq!(kit.value(source).await, "External/emojis/1f310.png");
+    let source = "SELECT display_name, icon FROM workspace_agent_log_sources WHERE display_name = 'External'";
+    assert_eq!(kit.value(source).await, "External /emojis/1f310.png");
 }
 
 #[tokio::test]

@@ -93,7 +93,7 @@ async fn prebuilt() -> Kit {
 
 /// The prebuild.
 async fn workspace(kit: &Kit) -> uuid::Uuid {
-    let sql = "SELECT lower(hex(w.id)) FROM workspaces w JOIN users u ON u.id = w.owner_id WHERE username = 'prebuilds'";
+    let sql = "SELECT w.id FROM workspaces w JOIN users u ON u.id = w.owner_id WHERE username = 'prebuilds'";
     kit.value(sql).await.parse().unwrap()
 }
 

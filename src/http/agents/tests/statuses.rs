@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::kit::Kit;
 
-const STATUSES: &str = "SELECT state || '/' || message || '/' || coalesce(uri, 'NULL') FROM workspace_app_statuses ORDER BY rowid";
+const STATUSES: &str = "SELECT state, message, uri FROM workspace_app_statuses ORDER BY rowid";
 
 #[tokio::test]
 async fn a_status_is_stored_as_by_the_call() {
@@ -19,7 +19,7 @@ async fn a_status_is_stored_as_by_the_call() {
             .assert_json(200, "null");
     }
     let expected =
-        ["working", "complete", "failure", "idle"].map(|state| format!("{state}/a b/https://example.com"));
+        ["working", "complete", "failure", "idle"].map(|state| format!("{state} a b https://example.com"));
     assert_eq!(kit.value(STATUSES).await, expected.join(","));
 }
 

@@ -35,12 +35,13 @@ fn prebuild() -> String {
 }
 
 const SAMPLES: &str =
-    "SELECT count(*) || ' ' || coalesce(sum(connection_count), 0) FROM workspace_agent_stats";
+    "SELECT count(*), CAST(coalesce(sum(connection_count), 0) AS BIGINT) FROM workspace_agent_stats";
 
 /// Seconds between the bump and the deadline that it set; empty when there was none.
-const BUMPED_BY: &str = "SELECT '' || ((deadline - updated_at) / 1000000) FROM workspace_builds WHERE updated_at > 1774008000000000";
+const BUMPED_BY: &str =
+    "SELECT (deadline - updated_at) / 1000000 FROM workspace_builds WHERE updated_at > 1774008000000000";
 
-const USED: &str = "SELECT '' || (last_used_at >= 1774008000000000) FROM workspaces";
+const USED: &str = "SELECT last_used_at >= 1774008000000000 FROM workspaces";
 
 impl Fixture {
     /// With a build that ends in half an hour, so that any activity moves its end.
@@ -54,8 +55,7 @@ impl Fixture {
     }
 
     async fn bumped_by(&self) -> String {
-        self.value(&BUMPED_BY.replacen("SELECT (", "SELECT '' || (", 1))
-            .await
+        self.value(BUMPED_BY).await
     }
 
     async fn used(&self) -> String {
@@ -86,12 +86,15 @@ async fn s1_018_full_statistics_are_stored_bump_mark_used_tell_and_reach_the_met
     fixture.flush().await;
     assert_eq!(fixture.used().await, "1");
     assert_eq!(fixture.store.calls("touch_workspaces"), 1);
-    let row = "SELECT (workspace_agent_stats.created_at / 1000000) || ' ' || connections_by_proto || ' ' || connection_count || ' ' || rx_packets ||
-        rx_bytes || tx_packets || tx_bytes || ' ' || connection_median_latency_ms || ' ' || session_count_vscode ||
-        session_count_jetbrains || session_count_reconnecting_pty || session_count_ssh || ' ' || usage
+    let row = "SELECT workspace_agent_stats.created_at / 1000000, connections_by_proto, connection_count, rx_packets, rx_bytes,
+        tx_packets, tx_bytes, connection_median_latency_ms, session_count_vscode, session_count_jetbrains,
+        session_count_reconnecting_pty, session_count_ssh, usage
         FROM workspace_agent_stats JOIN workspaces ON workspaces.id = workspace_id AND owner_id = user_id
             AND workspaces.template_id = workspace_agent_stats.template_id";
-    let expected = format!("{} {{\"TCP\":3}} 3 1234 1.5 1234 0", NOW.as_micros() / 1_000_000);
+    let expected = format!(
+        "{} {{\"TCP\":3}} 3 1 2 3 4 1.5 1 2 3 4 0",
+        NOW.as_micros() / 1_000_000
+    );
     assert_eq!(fixture.value(row).await, expected);
 }
 
@@ -137,7 +140,7 @@ async fn s1_021_a_bump_into_an_autostart_goes_on_to_the_workspaces_own_time() {
     let autostart = NOW.saturating_add(Duration::from_mins(30));
     let deadline = autostart.saturating_add(Duration::from_hours(8));
     assert_eq!(
-        fixture.value("SELECT '' || deadline FROM workspace_builds").await,
+        fixture.value("SELECT deadline FROM workspace_builds").await,
         deadline.as_micros().to_string()
     );
 
@@ -166,8 +169,8 @@ async fn s1_022_with_the_experiment_session_counts_are_left_out_and_the_bump_is_
     fixture.connect().await.update_stats(stats(1)).await.unwrap();
     assert_eq!(fixture.store.calls("bump_activity"), 1);
     fixture.flush().await;
-    let row = "SELECT (session_count_vscode + session_count_jetbrains + session_count_reconnecting_pty +
-        session_count_ssh) || ' ' || connection_count || ' ' || tx_bytes FROM workspace_agent_stats";
+    let row = "SELECT session_count_vscode + session_count_jetbrains + session_count_reconnecting_pty + session_count_ssh,
+        connection_count, tx_bytes FROM workspace_agent_stats";
     assert_eq!(fixture.value(row).await, "0 1 4");
 }
 
@@ -320,9 +323,7 @@ async fn s2_119_usage_counts_by_sessions_and_a_prebuild_is_not_bumped() {
         fixture.flush().await;
         assert_eq!(fixture.used().await, count.to_string());
         assert_eq!(
-            fixture
-                .value("SELECT '' || usage FROM workspace_agent_stats")
-                .await,
+            fixture.value("SELECT usage FROM workspace_agent_stats").await,
             "1"
         );
     }

@@ -26,7 +26,7 @@ fn healths(updates: &[(&[u8], i32)]) -> proto::BatchUpdateAppHealthRequest {
 
 impl Fixture {
     async fn app(&self, slug: &str) -> uuid::Uuid {
-        let id = format!("SELECT lower(hex(id)) FROM workspace_apps WHERE slug = '{slug}'");
+        let id = format!("SELECT id FROM workspace_apps WHERE slug = '{slug}'");
         self.value(&id).await.parse().unwrap()
     }
 

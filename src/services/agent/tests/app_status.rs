@@ -41,7 +41,7 @@ impl Fixture {
 
     async fn statuses(&self) -> Vec<String> {
         self.store
-            .query("SELECT state || '/' || message || '/' || coalesce(uri, 'NULL') FROM workspace_app_statuses ORDER BY rowid")
+            .query("SELECT state, message, uri FROM workspace_app_statuses ORDER BY rowid")
             .await
     }
 
@@ -69,9 +69,9 @@ async fn s1_058_a_completed_task_is_stored_told_and_notified() {
     api.update_app_status(request).await.unwrap();
     assert_eq!(
         fixture.statuses().await,
-        ["complete/done/https://example.com/pull/1"]
+        ["complete done https://example.com/pull/1"]
     );
-    let belongs = "SELECT count(*) || '' FROM workspace_app_statuses AS s
+    let belongs = "SELECT count(*) FROM workspace_app_statuses AS s
         JOIN workspace_apps AS app ON app.id = s.app_id AND app.agent_id = s.agent_id AND app.slug = 'code'
         JOIN workspaces AS w ON w.id = s.workspace_id";
     assert_eq!(fixture.value(belongs).await, "1");
@@ -88,8 +88,7 @@ async fn s1_058_a_completed_task_is_stored_told_and_notified() {
         json!({ "dedupe_bypass_ts": "2026-03-20T12:00:00Z" }),
         "cut to the minute"
     );
-    let ids = "SELECT lower(hex(w.id)) || ' ' || lower(hex(owner_id)) || ' ' || lower(hex(organization_id))
-        || ' ' || lower(hex(app.id)) FROM workspaces AS w, workspace_apps AS app WHERE slug = 'code'";
+    let ids = "SELECT w.id, owner_id, organization_id, app.id FROM workspaces AS w, workspace_apps AS app WHERE slug = 'code'";
     let targets: Vec<_> = payload["targets"].as_array().unwrap().iter().collect();
     let targets: Vec<_> = targets
         .iter()
@@ -142,10 +141,7 @@ async fn s1_061_and_062_messages_are_measured_in_bytes_and_an_empty_uri_is_null(
     api.update_app_status(status(IDLE, &"x".repeat(160)))
         .await
         .unwrap();
-    assert_eq!(
-        fixture.statuses().await,
-        [format!("idle/{}/NULL", "x".repeat(160))]
-    );
+    assert_eq!(fixture.statuses().await, [format!("idle {} -", "x".repeat(160))]);
 }
 
 #[tokio::test]
@@ -154,7 +150,7 @@ async fn s1_063_the_cleaned_message_is_stored() {
     let api = fixture.connect().await;
     let message = " <b>two</b>\n\u{1b}[31mlines\u{1b}[0m\u{0} ";
     api.update_app_status(status(FAILURE, message)).await.unwrap();
-    assert_eq!(fixture.statuses().await, ["failure/two lines/NULL"]);
+    assert_eq!(fixture.statuses().await, ["failure two lines -"]);
 }
 
 #[tokio::test]
@@ -209,7 +205,7 @@ async fn s1_066_and_067_who_has_no_ready_task_in_this_app_is_not_notified() {
         let mut events = fixture.events().await;
         api.update_app_status(status(COMPLETE, "")).await.unwrap();
         assert_eq!(fixture.notified().await, [""; 0], "{case}");
-        assert_eq!(fixture.statuses().await, ["complete//NULL"], "{case}");
+        assert_eq!(fixture.statuses().await, ["complete  -"], "{case}");
         assert_eq!(kinds(&mut events), ["agt_app_status_update"], "{case}");
         assert_eq!(fixture.store.calls("agent"), 0);
     }
@@ -308,5 +304,5 @@ async fn the_state_is_working_when_it_is_left_out() {
         ..Default::default()
     };
     api.update_app_status(request).await.unwrap();
-    assert_eq!(fixture.statuses().await, ["working//NULL"]);
+    assert_eq!(fixture.statuses().await, ["working  -"]);
 }

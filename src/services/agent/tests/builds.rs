@@ -31,9 +31,8 @@ impl Fixture {
 
     /// The other agent reports a state over a session of its own.
     async fn other(&self, state: State, seconds: i64) {
-        let sql = "SELECT auth_token FROM workspace_agents WHERE name = 'other'";
         let token = self
-            .value(&sql.replacen("auth_token", "lower(hex(auth_token))", 1))
+            .value("SELECT auth_token FROM workspace_agents WHERE name = 'other'")
             .await;
         let token = AgentToken::new(token.parse().unwrap());
         let authenticated = self.store.authenticate(&token).await.unwrap().unwrap();
@@ -160,9 +159,13 @@ async fn a_build_that_was_ready_in_year_one_is_not_observed() {
     let fixture = Fixture::new().await;
     let api = fixture.connect().await;
     fixture
-        .value(
+        .store
+        .run(
             "CREATE TRIGGER t AFTER UPDATE OF ready_at ON workspace_agents BEGIN
-            UPDATE workspace_agents SET ready_at = -62135596800000000; END",
+                UPDATE workspace_agents SET ready_at = -62135596800000000; END",
+            "CREATE FUNCTION t() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN NEW.ready_at := '0001-01-01T00:00:00Z'; RETURN NEW; END $$;
+            CREATE TRIGGER t BEFORE UPDATE OF ready_at ON workspace_agents FOR EACH ROW EXECUTE FUNCTION t()",
         )
         .await;
     let log = Log::new();

@@ -35,10 +35,10 @@ async fn s2_034_and_035_lines_are_stored_in_order_and_told_of() {
     ];
     let reply = api.batch_create_logs(logs(&[7; 16], &lines)).await.unwrap();
     assert!(!reply.log_limit_exceeded);
-    let rows = "SELECT output || '/' || level FROM workspace_agent_logs ORDER BY id";
-    let expected = "trace/trace,debug/debug,info/info,warn/warn,error/error,other/info";
+    let rows = "SELECT output, level FROM workspace_agent_logs ORDER BY id";
+    let expected = "trace trace,debug debug,info info,warn warn,error error,other info";
     assert_eq!(fixture.value(rows).await, expected);
-    let fixed = "SELECT count(DISTINCT workspace_agent_logs.created_at) || ' ' || logs_length FROM workspace_agent_logs, workspace_agents";
+    let fixed = "SELECT count(DISTINCT l.created_at), max(a.logs_length) FROM workspace_agent_logs AS l, workspace_agents AS a";
     assert_eq!(fixture.value(fixed).await, "1 28");
     assert_eq!(&*log.try_next().unwrap().unwrap(), r#"{"created_after":0}"#);
     assert_eq!(kinds(&mut events), ["agt_first_logs"]);
@@ -103,7 +103,7 @@ async fn s2_041_to_043_lines_without_a_source_get_the_external_one() {
     for _ in 0..2 {
         api.batch_create_logs(logs(&[0; 16], &[("x", 3)])).await.unwrap();
     }
-    let rows = "SELECT display_name || ' ' || icon || ' ' || lower(hex(id)) || ' ' || (SELECT count(*)
+    let rows = "SELECT display_name, icon, id, (SELECT count(*)
         FROM workspace_agent_logs WHERE log_source_id = workspace_agent_log_sources.id)
         FROM workspace_agent_log_sources WHERE display_name = 'External'";
     let expected = "External /emojis/1f310.png 3b579bf41ed84b9987a8e9a1e3410410 2";
@@ -148,9 +148,7 @@ async fn s2_044_to_046_and_048_the_limit_is_sticky() {
     assert!(exceeded("x").await, "s2_045: marking it may fail");
     assert_eq!(kinds(&mut events), ["agt_logs_overflow"]);
     assert_eq!(
-        fixture
-            .value("SELECT CAST(count(*) AS TEXT) FROM workspace_agent_logs")
-            .await,
+        fixture.value("SELECT count(*) FROM workspace_agent_logs").await,
         "1"
     );
     assert!(exceeded("").await);
@@ -164,7 +162,7 @@ async fn s2_044_to_046_and_048_the_limit_is_sticky() {
     assert!(reply.log_limit_exceeded);
     assert_eq!(
         fixture
-            .value("SELECT CAST(logs_overflowed AS TEXT) FROM workspace_agents")
+            .value("SELECT logs_overflowed FROM workspace_agents")
             .await,
         "1"
     );
@@ -202,12 +200,10 @@ async fn s2_049_and_050_long_lines_are_cut_and_nul_is_replaced_before_lengths_co
     api.batch_create_logs(logs(&[7; 16], &[(&long, 3), ("a\0b", 3)]))
         .await
         .unwrap();
-    let rows = "SELECT length(output) || CASE WHEN length(output) < 9 THEN output ELSE '' END FROM workspace_agent_logs ORDER BY id";
-    assert_eq!(fixture.value(rows).await, "1024,3a❌b");
+    let rows = "SELECT length(output), CASE WHEN length(output) < 9 THEN output ELSE '' END FROM workspace_agent_logs ORDER BY id";
+    assert_eq!(fixture.value(rows).await, "1024 ,3 a❌b");
     assert_eq!(
-        fixture
-            .value("SELECT CAST(logs_length AS TEXT) FROM workspace_agents")
-            .await,
+        fixture.value("SELECT logs_length FROM workspace_agents").await,
         "3005"
     );
 }

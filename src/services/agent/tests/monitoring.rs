@@ -92,7 +92,7 @@ impl Fixture {
     }
 
     async fn sql_count(&self, table: &str) -> usize {
-        self.value(&format!("SELECT CAST(count(*) AS TEXT) FROM {table}"))
+        self.value(&format!("SELECT count(*) FROM {table}"))
             .await
             .parse()
             .unwrap()
@@ -121,7 +121,7 @@ async fn s2_006_to_010_alerts_are_debounced() {
             "{case}"
         );
     }
-    let users = "SELECT count(*) || '' FROM notification_messages JOIN workspaces ON owner_id = user_id";
+    let users = "SELECT count(*) FROM notification_messages JOIN workspaces ON owner_id = user_id";
     assert_eq!(fixture.value(users).await, "2", "to the owner");
 }
 
@@ -135,8 +135,7 @@ async fn s2_023_an_alert_comes_strictly_after_the_debounce() {
     api.push_resources_monitoring_usage(memory_of(&[1]))
         .await
         .unwrap();
-    let until =
-        "SELECT CAST(debounced_until - updated_at AS TEXT) FROM workspace_agent_memory_resource_monitors";
+    let until = "SELECT debounced_until - updated_at FROM workspace_agent_memory_resource_monitors";
     assert_eq!(fixture.value(until).await, DEBOUNCE.as_micros().to_string());
     tokio::time::advance(DEBOUNCE).await;
     api.push_resources_monitoring_usage(memory_of(&[10]))
@@ -378,9 +377,8 @@ async fn s2_030_and_031_parts_fail_for_themselves_and_are_told_together() {
     let fixture = Fixture::with(&seed(), config()).await;
     let api = fixture.connect().await;
     // The second volume's row cannot be written.
-    let guard = "CREATE TRIGGER guard BEFORE UPDATE ON workspace_agent_volume_resource_monitors
-        WHEN NEW.path = '/home' BEGIN SELECT RAISE(ABORT, 'guarded'); END";
-    fixture.store.query(guard).await;
+    let table = "workspace_agent_volume_resource_monitors";
+    fixture.store.guard("UPDATE", table, "NEW.path = '/home'").await;
     let full = volumes(&[&[("/data", 10), ("/home", 10)]]);
     let error = api
         .push_resources_monitoring_usage(full.clone())
@@ -390,7 +388,7 @@ async fn s2_030_and_031_parts_fail_for_themselves_and_are_told_together() {
     assert_eq!(fixture.volume_states().await, "NOK,OK", "s2_030");
     assert_eq!(fixture.sql_count("notification_messages").await, 0, "s2_030");
 
-    fixture.store.query("DROP TRIGGER guard").await;
+    fixture.store.unguard(table).await;
     fixture.store.fail("update_monitor", away());
     let mut both = full;
     both.datapoints[0].memory = Some(MemoryUsage { used: 10, total: 10 });
@@ -482,7 +480,7 @@ async fn s2_033_notifications_say_what_and_where() {
         disk["data"],
         json!({ "volumes": [volume], "timestamp": NOW.to_string() })
     );
-    let ids = "SELECT lower(hex(id)) || ' ' || lower(hex(owner_id)) || ' ' || lower(hex(organization_id)) FROM workspaces";
+    let ids = "SELECT id, owner_id, organization_id FROM workspaces";
     let ids = fixture.value(ids).await;
     for payload in [memory, disk] {
         let targets: Vec<_> = payload["targets"].as_array().unwrap().iter().collect();

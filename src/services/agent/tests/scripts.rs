@@ -21,13 +21,12 @@ async fn complete(api: &AgentApi, timing: Option<proto::Timing>) -> Result<(), S
 
 async fn script(fixture: &Fixture) -> Vec<u8> {
     let id = fixture
-        .value("SELECT lower(hex(id)) FROM workspace_agent_scripts LIMIT 1")
+        .value("SELECT id FROM workspace_agent_scripts LIMIT 1")
         .await;
     uuid::Uuid::parse_str(&id).unwrap().as_bytes().to_vec()
 }
 
-const TIMINGS: &str =
-    "SELECT started_at || ' ' || ended_at || ' ' || exit_code || ' ' || stage || ' ' || status
+const TIMINGS: &str = "SELECT started_at, ended_at, exit_code, stage, status
     FROM workspace_agent_script_timings ORDER BY started_at";
 
 #[tokio::test]
@@ -227,7 +226,7 @@ async fn a_run_of_another_agents_script_is_stored_as_in_the_original() {
     let fixture = Fixture::with(&format!("{EXAMPLE}\n---\n{other}"), config()).await;
     let api = fixture.connect().await;
     let foreign = format!(
-        "SELECT lower(hex(id)) FROM workspace_agent_scripts WHERE lower(hex(workspace_agent_id)) <> '{}' LIMIT 1",
+        "SELECT id FROM workspace_agent_scripts WHERE lower(hex(workspace_agent_id)) <> '{}' LIMIT 1",
         api.agent_id().0.simple()
     );
     let id: uuid::Uuid = fixture.value(&foreign).await.parse().unwrap();

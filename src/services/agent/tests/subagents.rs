@@ -89,17 +89,17 @@ async fn s2_072_a_sub_agent_takes_what_it_was_given_and_the_rest_of_its_parent()
         ("child-agent", 16, 16)
     );
     assert_eq!(app_errors(&reply), [""; 0]);
-    let row = "SELECT child.name || ' ' || child.directory || ' ' || child.architecture || ' ' || child.operating_system
-            || ' ' || (child.parent_id = parent.id) || (child.resource_id = parent.resource_id)
-            || (child.troubleshooting_url = parent.troubleshooting_url)
-            || (child.connection_timeout_seconds = parent.connection_timeout_seconds)
-            || (child.api_key_scope = parent.api_key_scope) || (child.motd_file = '')
-            || (child.environment_variables IS NULL) || (child.display_apps = '[]') || child.display_order
+    let row = "SELECT child.name, child.directory, child.architecture, child.operating_system,
+            child.parent_id = parent.id, child.resource_id = parent.resource_id,
+            child.troubleshooting_url = parent.troubleshooting_url,
+            child.connection_timeout_seconds = parent.connection_timeout_seconds,
+            child.api_key_scope = parent.api_key_scope, child.motd_file = '',
+            child.environment_variables IS NULL, child.display_apps, child.display_order
         FROM workspace_agents AS child JOIN workspace_agents AS parent ON parent.name = 'main'
         WHERE child.parent_id IS NOT NULL";
     assert_eq!(
         fixture.value(row).await,
-        "child-agent /workspaces/web arm64 linux 111111110"
+        "child-agent /workspaces/web arm64 linux 1 1 1 1 1 1 1 [] 0"
     );
 }
 
@@ -146,7 +146,7 @@ async fn s2_086_an_unknown_display_app_is_refused_and_there_is_no_agent() {
 async fn s2_088_a_known_id_replaces_the_display_apps_and_nothing_else() {
     let fixture = Fixture::new().await;
     let created = fixture.create(request("child")).await.agent.unwrap();
-    let row = "SELECT name || directory || architecture || operating_system FROM workspace_agents
+    let row = "SELECT name, directory, architecture, operating_system FROM workspace_agents
         WHERE parent_id IS NOT NULL";
     let before = fixture.value(row).await;
     let again = proto::CreateSubAgentRequest {
@@ -333,7 +333,7 @@ async fn s2_095_a_child_of_somebody_elses_agent_stays() {
         .replace("name: dev", "name: prod");
     let fixture = Fixture::with(&format!("{EXAMPLE}\n---\n{other}"), config()).await;
     let child = fixture.create(request("child")).await.agent.unwrap();
-    let bob = "SELECT lower(hex(a.auth_token)) FROM workspace_agents AS a
+    let bob = "SELECT a.auth_token FROM workspace_agents AS a
         JOIN workspace_resources AS r ON r.id = a.resource_id JOIN workspace_builds AS b ON b.job_id = r.job_id
         JOIN workspaces AS w ON w.id = b.workspace_id WHERE w.name = 'prod'";
     let token = AgentToken::new(fixture.value(bob).await.parse().unwrap());
@@ -360,7 +360,7 @@ async fn an_owner_may_delete_from_another_workspace_and_debug_texts_show_no_toke
     let (shown, token) = (format!("{child:?}"), format!("{:?}", child.auth_token));
     assert!(shown.contains("child") && !shown.contains(&token), "{shown}");
 
-    let elsewhere = "SELECT lower(hex(a.auth_token)) FROM workspace_agents AS a
+    let elsewhere = "SELECT a.auth_token FROM workspace_agents AS a
         JOIN workspace_resources AS r ON r.id = a.resource_id JOIN workspace_builds AS b ON b.job_id = r.job_id
         JOIN workspaces AS w ON w.id = b.workspace_id WHERE w.name = 'prod'";
     let token = AgentToken::new(fixture.value(elsewhere).await.parse().unwrap());

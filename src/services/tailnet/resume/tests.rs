@@ -131,8 +131,10 @@ async fn all_processes_on_a_store_share_its_key_also_after_a_restart() {
 async fn a_key_that_is_none_is_an_error_that_does_not_show_it() {
     let (store, _) = FaultyStore::of(SMALL).await;
     for value in ["hunter2", "aHVudGVyMg", ""] {
-        let set =
-            format!("INSERT OR REPLACE INTO site_configs VALUES ('drpcd_tailnet_resume_key', '{value}')");
+        let set = format!(
+            "INSERT INTO site_configs (key, value) VALUES ('drpcd_tailnet_resume_key', '{value}')
+                ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+        );
         store.query(&set).await;
         let error = ResumeTokens::open(&*store, Clock::driven(NOW)).await.unwrap_err();
         assert_eq!(

@@ -46,7 +46,7 @@ impl Fixture {
 
 async fn user(store: &FaultyStore, name: &str) -> UserId {
     let id = store
-        .query(&format!("SELECT hex(id) FROM users WHERE username = '{name}'"))
+        .query(&format!("SELECT id FROM users WHERE username = '{name}'"))
         .await;
     UserId(Uuid::parse_str(&id[0]).unwrap())
 }
@@ -96,7 +96,9 @@ async fn what_ends_a_right_counts_at_once() {
     ] {
         let fixture = Fixture::new().await;
         assert!(fixture.reaches(0).await);
-        fixture.store.query(end).await;
+        for statement in end.split(';') {
+            fixture.store.query(statement).await;
+        }
         assert!(!fixture.reaches(0).await, "{end}");
     }
 }

@@ -17,7 +17,7 @@ use crate::services::tailnet::derp::DerpMaps;
 use crate::services::tailnet::derp_map::default_map;
 use crate::services::tailnet::resume::ResumeTokens;
 use crate::services::tailnet::{Authority, ClientParts, Identity, TailnetApi, TailnetServices, UserParts};
-use crate::store::testing::{FaultyStore, NOW};
+use crate::store::testing::{FaultyStore, NOW, driven};
 
 const SEED: &str = "owner: { username: ada }
 workspace: { name: dev }
@@ -54,7 +54,7 @@ impl Kit {
         ));
         let mut users = Vec::new();
         for name in ["ada", "grace"] {
-            let query = format!("SELECT hex(id) FROM users WHERE username = '{name}'");
+            let query = format!("SELECT id FROM users WHERE username = '{name}'");
             users.push(UserId(Uuid::parse_str(&store.query(&query).await[0]).unwrap()));
         }
         let (ada, grace) = (users[0], users[1]);
@@ -216,7 +216,7 @@ async fn the_first_message_is_everything_and_later_ones_are_what_changed() {
         let mut stream = kit.stream();
         let first = stream.next().await;
         assert_eq!(text(&first), ["+dev Running", "+agent main"]);
-        let ids = kit.store.query("SELECT lower(hex(id)) FROM workspaces WHERE name = 'dev'").await;
+        let ids = kit.store.query("SELECT id FROM workspaces WHERE name = 'dev'").await;
         assert_eq!(Uuid::from_slice(&first.upserted_workspaces[0].id).unwrap().simple().to_string(), ids[0]);
         assert_eq!(first.upserted_agents[0].workspace_id, first.upserted_workspaces[0].id);
         let dev = "(SELECT id FROM workspaces WHERE name LIKE 'dev%')";

@@ -23,14 +23,14 @@ async fn s2_076_apps_are_stored_under_hashed_slugs_with_their_health() {
         .create(with_apps("child-agent", vec![code_server, vim]))
         .await;
     assert_eq!(app_errors(&reply), [""; 0]);
-    let rows = "SELECT slug || ' ' || health || ' ' || healthcheck_interval || ' ' || healthcheck_threshold || ' ' ||
-            sharing_level || ' ' || open_in || ' ' || coalesce(command, 'NULL')
+    let rows =
+        "SELECT slug, health, healthcheck_interval, healthcheck_threshold, sharing_level, open_in, command
         FROM workspace_apps WHERE slug LIKE '________-%' ORDER BY slug";
     assert_eq!(
         fixture.store.query(rows).await,
         [
             "547knu0f-vim disabled 0 0 owner slim-window vim",
-            "fdqf0lpd-code-server initializing 5 6 owner slim-window NULL",
+            "fdqf0lpd-code-server initializing 5 6 owner slim-window -",
         ]
     );
     let reply = fixture
@@ -170,18 +170,16 @@ async fn s2_079_and_080_and_081_and_082_every_field_of_an_app_is_stored() {
     ];
     let reply = fixture.create(with_apps("child", apps)).await;
     assert_eq!(app_errors(&reply), [r#"3 open_in "9" is not an open in setting"#]);
-    let rows = "SELECT substr(slug, 10) || ' ' || sharing_level || ' ' || open_in || ' ' || coalesce(command, '-') || ' ' ||
-            display_name || ' ' || external || ' ' || coalesce(display_group, '-') || ' ' || hidden || ' ' || icon || ' ' ||
-            display_order || ' ' || subdomain || ' ' || coalesce(url, '-') || ' ' || health || healthcheck_interval
-            || healthcheck_threshold || tooltip
+    let rows = "SELECT substr(slug, 10), sharing_level, open_in, command, display_name, external, display_group, hidden,
+            icon, display_order, subdomain, url, health, healthcheck_interval, healthcheck_threshold, tooltip
         FROM workspace_apps WHERE slug LIKE '________-%' ORDER BY 1";
     assert_eq!(
         fixture.store.query(rows).await,
         [
-            "full authenticated tab run Full 1 Tools 1 /icon/full.svg 7 1 http://localhost:1 disabled00",
-            "organization organization slim-window -  0 - 0  0 0 - disabled00",
-            "owner owner slim-window -  0 - 0  0 0 - disabled00",
-            "public public slim-window -  0 - 0  0 0 - disabled00",
+            "full authenticated tab run Full 1 Tools 1 /icon/full.svg 7 1 http://localhost:1 disabled 0 0 ",
+            "organization organization slim-window -  0 - 0  0 0 - disabled 0 0 ",
+            "owner owner slim-window -  0 - 0  0 0 - disabled 0 0 ",
+            "public public slim-window -  0 - 0  0 0 - disabled 0 0 ",
         ]
     );
 }

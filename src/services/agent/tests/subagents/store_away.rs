@@ -25,7 +25,7 @@ async fn a_sub_agent_whose_creation_was_lost_is_there_once_with_its_apps() {
     assert_eq!(errors.len(), 1);
     assert_eq!(fixture.slugs().await, ["x", "y"]);
     let agent = reply.agent.unwrap();
-    let ids = "SELECT lower(hex(id)) FROM workspace_agents WHERE parent_id IS NOT NULL";
+    let ids = "SELECT id FROM workspace_agents WHERE parent_id IS NOT NULL";
     assert_eq!(
         fixture.value(ids).await.parse(),
         uuid::Uuid::from_slice(&agent.id)
@@ -67,7 +67,7 @@ async fn display_apps_and_deletions_that_were_lost_are_done() {
     let agent_id = AgentId(uuid::Uuid::from_slice(&child.id).unwrap());
     let delete = proto::DeleteSubAgentRequest { id: child.id };
     fixture.connect().await.delete_sub_agent(delete).await.unwrap();
-    let row = "SELECT deleted || ' ' || display_apps FROM workspace_agents WHERE name = 'child'";
+    let row = "SELECT deleted, display_apps FROM workspace_agents WHERE name = 'child'";
     assert_eq!(fixture.value(row).await, r#"1 ["ssh_helper"]"#);
     assert!(invalidations.next().await.is_ok(), "copies are dropped");
     let event = Invalidation::Agent { agent_id }.payload();
