@@ -1,5 +1,7 @@
 //! A store that fails when a test says so, around a real one; and Postgres for tests.
 
+#[path = "../../tests/support/coder.rs"]
+pub(crate) mod coder;
 mod place;
 #[path = "../../tests/support/postgres.rs"]
 pub(crate) mod postgres;

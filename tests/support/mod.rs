@@ -11,6 +11,7 @@
 
 pub mod balancer;
 pub mod client;
+pub mod coder;
 mod data;
 mod go;
 pub mod http;

@@ -6,6 +6,7 @@
 mod coordination;
 pub(super) mod engine;
 mod error;
+pub mod layout;
 pub mod notify;
 mod open;
 mod value;

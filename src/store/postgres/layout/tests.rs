@@ -1,0 +1,206 @@
+//! The check against the shapes of a real deployment, with something taken away each time.
+
+use sqlx::AssertSqlSafe;
+use sqlx::{Connection as _, Executor as _};
+
+use super::required::{LABELS, NAMED, RELATIONS, TRIGGERS, UNIQUE, VIEW};
+use super::*;
+use crate::store::testing::coder;
+use crate::store::testing::postgres::Database;
+
+async fn connect(database: &Database) -> PgConnection {
+    PgConnection::connect(database.url()).await.unwrap()
+}
+
+/// What the database lacks after `sql`, which is undone.
+async fn missing_after(connection: &mut PgConnection, sql: &str) -> Vec<String> {
+    let mut transaction = connection.begin().await.unwrap();
+    transaction
+        .execute(sqlx::raw_sql(AssertSqlSafe(sql.to_owned())))
+        .await
+        .unwrap_or_else(|error| panic!("{sql}: {error}"));
+    let schema = examine(&mut transaction).await.unwrap();
+    transaction.rollback().await.unwrap();
+    schema.missing
+}
+
+#[tokio::test]
+async fn a_coder_database_is_told_from_others_and_lacks_nothing() {
+    let Some(database) = coder::deployment() else {
+        return;
+    };
+    let mut connection = connect(&database).await;
+    assert_eq!(layout(&mut connection).await.unwrap(), Layout::Coder);
+    let found = examine(&mut connection).await.unwrap();
+    let expected = CoderSchema {
+        version: Some(440),
+        triggers_notify: true,
+        missing: Vec::new(),
+    };
+    assert_eq!(found, expected);
+}
+
+#[tokio::test]
+async fn an_empty_database_is_nobodys_whatever_extensions_it_has() {
+    let Some(database) = Database::new() else {
+        return;
+    };
+    let mut connection = connect(&database).await;
+    assert_eq!(layout(&mut connection).await.unwrap(), Layout::Empty);
+    connection
+        .execute("CREATE EXTENSION pg_stat_statements")
+        .await
+        .unwrap();
+    assert_eq!(layout(&mut connection).await.unwrap(), Layout::Empty);
+    connection
+        .execute("CREATE TABLE drpcd_migrations (version bigint); CREATE TABLE workspace_agents (id uuid)")
+        .await
+        .unwrap();
+    assert_eq!(layout(&mut connection).await.unwrap(), Layout::Own);
+}
+
+#[tokio::test]
+async fn a_database_of_another_program_is_told_by_its_tables() {
+    let Some(database) = Database::new() else {
+        return;
+    };
+    let mut connection = connect(&database).await;
+    connection
+        .execute("CREATE TABLE orders (id int); CREATE VIEW baskets AS SELECT 1 AS id; CREATE SCHEMA x; CREATE TABLE x.y ()")
+        .await
+        .unwrap();
+    let tables = ["baskets", "orders"].map(str::to_owned).to_vec();
+    assert_eq!(layout(&mut connection).await.unwrap(), Layout::Foreign { tables });
+}
+
+#[tokio::test]
+async fn whatever_column_table_or_label_is_taken_away_is_named() {
+    let Some(database) = coder::deployment() else {
+        return;
+    };
+    let mut connection = connect(&database).await;
+    for relation in RELATIONS {
+        let name = relation.name;
+        if name == VIEW {
+            let missing = missing_after(&mut connection, "DROP VIEW workspaces_expanded CASCADE").await;
+            assert_eq!(missing, ["view workspaces_expanded: missing"]);
+            continue;
+        }
+        let missing = missing_after(&mut connection, &format!("DROP TABLE {name} CASCADE")).await;
+        assert!(missing.contains(&format!("table {name}: missing")), "{missing:?}");
+        for (column, _) in relation.columns {
+            let sql = format!("ALTER TABLE {name} DROP COLUMN \"{column}\" CASCADE");
+            let missing = missing_after(&mut connection, &sql).await;
+            let expected = format!("table {name}: column {column} missing");
+            assert!(missing.contains(&expected), "{expected}: {missing:?}");
+        }
+    }
+    for (name, labels) in LABELS {
+        let missing = missing_after(&mut connection, &format!("DROP TYPE {name} CASCADE")).await;
+        assert!(missing.contains(&format!("type {name}: missing")), "{missing:?}");
+        for label in *labels {
+            let sql = format!("ALTER TYPE {name} RENAME VALUE '{label}' TO 'other'");
+            let missing = missing_after(&mut connection, &sql).await;
+            assert_eq!(missing, [format!("type {name}: label {label} missing")]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn constraints_indexes_and_triggers_that_are_relied_on_are_named() {
+    let Some(database) = coder::deployment() else {
+        return;
+    };
+    let mut connection = connect(&database).await;
+    for (table, columns) in UNIQUE {
+        // Whatever it is called, and a partial one in its place will not do.
+        let sql = format!(
+            "DO $$ DECLARE name text; BEGIN
+                FOR name IN SELECT conname FROM pg_constraint WHERE conrelid = '{table}'::regclass AND contype IN ('p', 'u') LOOP
+                    EXECUTE format('ALTER TABLE {table} DROP CONSTRAINT %I CASCADE', name);
+                END LOOP;
+                FOR name IN SELECT indexrelid::regclass FROM pg_index WHERE indrelid = '{table}'::regclass AND indisunique LOOP
+                    EXECUTE format('DROP INDEX %s', name);
+                END LOOP;
+            END $$;
+            CREATE UNIQUE INDEX ON {table} ({first}) WHERE {first} IS NOT NULL",
+            first = columns[0]
+        );
+        let missing = missing_after(&mut connection, &sql).await;
+        let expected = format!("table {table}: unique index of {} missing", columns.join(", "));
+        assert!(missing.contains(&expected), "{expected}: {missing:?}");
+    }
+    for (table, name) in NAMED {
+        let sql = match *name {
+            "notification_messages_dedupe_hash_idx" => format!("ALTER INDEX {name} RENAME TO other"),
+            _ => format!("ALTER TABLE {table} RENAME CONSTRAINT {name} TO other"),
+        };
+        let missing = missing_after(&mut connection, &sql).await;
+        assert_eq!(
+            missing,
+            [format!(
+                "table {table}: constraint or unique index {name} missing"
+            )]
+        );
+    }
+    for (table, name) in TRIGGERS {
+        for sql in [
+            format!("DROP TRIGGER {name} ON {table}"),
+            format!("ALTER TABLE {table} DISABLE TRIGGER {name}"),
+        ] {
+            let missing = missing_after(&mut connection, &sql).await;
+            assert_eq!(missing, [format!("table {table}: trigger {name} missing")]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn columns_that_have_changed_are_named_and_wider_ones_do() {
+    let Some(database) = coder::deployment() else {
+        return;
+    };
+    let mut connection = connect(&database).await;
+    let changed = "DELETE FROM workspace_agent_logs; DELETE FROM workspace_agent_metadata;
+        ALTER TABLE workspace_agent_stats ALTER agent_id TYPE text;
+        ALTER TABLE notification_messages DROP COLUMN targets, ADD targets uuid;
+        ALTER TABLE workspace_agent_logs ADD colour text NOT NULL;
+        ALTER TABLE workspace_agent_logs ADD shade text NOT NULL DEFAULT '';
+        ALTER TABLE workspace_agent_metadata ADD unit text NOT NULL;
+        ALTER TABLE workspace_agent_scripts ALTER timeout_seconds TYPE bigint, ALTER script TYPE varchar(99);
+        UPDATE schema_migrations SET dirty = true";
+    assert_eq!(
+        missing_after(&mut connection, changed).await,
+        [
+            "table workspace_agent_logs: column colour must be filled in, and is unknown here",
+            "table workspace_agent_stats: column agent_id is text, needed is uuid",
+            "table notification_messages: column targets is uuid, needed is uuid[]",
+            "table schema_migrations: a migration has failed half-way",
+        ]
+    );
+    // Nothing that is looked at only for the log.
+    for sql in [
+        "DROP TABLE schema_migrations",
+        "ALTER TABLE schema_migrations DROP dirty",
+    ] {
+        assert!(missing_after(&mut connection, sql).await.is_empty(), "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn a_database_whose_triggers_do_not_publish_says_so() {
+    let Some(database) = coder::deployment() else {
+        return;
+    };
+    let mut connection = connect(&database).await;
+    for (table, _) in NOTIFYING {
+        let mut transaction = connection.begin().await.unwrap();
+        let sql = format!("ALTER TABLE {table} DISABLE TRIGGER USER");
+        transaction.execute(AssertSqlSafe(sql)).await.unwrap();
+        let schema = examine(&mut transaction).await.unwrap();
+        assert!(
+            !schema.triggers_notify && schema.missing.is_empty(),
+            "{table}: {schema:?}"
+        );
+        transaction.rollback().await.unwrap();
+    }
+}
