@@ -4,6 +4,7 @@
 //! Services hold an `Arc<dyn Store>`, so an engine is a choice at start-up.
 
 mod coordination;
+pub mod copy;
 mod error;
 mod events;
 mod model;

@@ -14,7 +14,7 @@ mod value;
 pub(super) use self::error::store_error;
 use self::notify::Notifications;
 pub use self::open::{PostgresError, PostgresOptions};
-pub(super) use self::value::{text, time};
+pub(super) use self::value::{Time, text, time};
 use super::sql::SqlStore;
 use super::sql::all_statements;
 use super::sql::database::Database;

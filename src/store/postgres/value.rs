@@ -92,7 +92,8 @@ impl Encode<'_, Postgres> for Json<'_> {
     }
 }
 
-struct Time(Timestamp);
+/// A point in time as an argument.
+pub(in crate::store) struct Time(pub(in crate::store) Timestamp);
 
 impl Type<Postgres> for Time {
     fn type_info() -> PgTypeInfo {
