@@ -193,7 +193,7 @@ pub(crate) mod testing {
     use std::time::Duration;
 
     /// Longer than anything takes; only a failing test waits that long.
-    const PATIENCE: Duration = Duration::from_secs(20);
+    const PATIENCE: Duration = Duration::from_secs(60);
 
     /// Runs a test whose time stands still unless it is moved, whatever real work takes.
     pub(crate) async fn driven<T>(test: impl Future<Output = T>) -> T {

@@ -22,6 +22,7 @@ use url::Url;
 use crate::duration::parse_go_duration;
 use crate::secret::Secret;
 use crate::services::external_auth::Provider;
+use crate::store::Tables;
 use crate::telemetry::agent_metrics::AgentLabel;
 
 pub(crate) use external_auth::MAX_PROVIDERS;
@@ -76,6 +77,31 @@ pub struct CommonConfig {
     )]
     pub postgres_conn_max_open: u32,
 
+    /// What the store is: a SQLite file, a Postgres database of our own, or that of an existing coder deployment [default:
+    /// what --data-dir or --postgres-url names, and what is found there].
+    #[arg(
+        id = "drpcd.store",
+        long = "store",
+        env = "DRPCD_STORE",
+        value_name = "STORE",
+        value_enum
+    )]
+    pub store: Option<StoreKind>,
+
+    /// Brings the schema of the store up to date when it is opened; that of a coder deployment never.
+    #[arg(
+        id = "drpcd.autoMigrate",
+        long = "auto-migrate",
+        env = "DRPCD_AUTO_MIGRATE",
+        value_name = "BOOL",
+        default_value = "true",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = parse_bool
+    )]
+    pub auto_migrate: bool,
+
     /// URL at which agents and users reach the server [default: from the listening address].
     #[arg(
         id = "networking.accessURL",
@@ -98,22 +124,58 @@ pub struct CommonConfig {
     pub sqlite_synchronous: Synchronous,
 }
 
+/// What the store is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum StoreKind {
+    /// A SQLite file in the data directory.
+    Sqlite,
+    /// A Postgres database of our own.
+    Postgres,
+    /// The Postgres database of a coder deployment.
+    Coder,
+}
+
 /// Where the store is.
 #[derive(Clone, Copy, Debug)]
 pub enum StorePlace<'c> {
     /// A SQLite file in this directory.
     Directory(&'c Path),
-    /// A Postgres database at this URL.
-    Postgres(&'c Secret),
+    /// A Postgres database.
+    Postgres {
+        /// Its URL.
+        url: &'c Secret,
+        /// Whose tables it should have, if that was said.
+        expected: Option<Tables>,
+    },
+}
+
+/// The settings name no store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoStorePlace {
+    /// Nor say what it is.
+    #[error("missing --data-dir (env DRPCD_DATA_DIR), or --postgres-url (env CODER_PG_CONNECTION_URL)")]
+    Nothing,
+    /// It is a file.
+    #[error("--store sqlite (env DRPCD_STORE) needs --data-dir (env DRPCD_DATA_DIR)")]
+    NoDirectory,
+    /// It is a database.
+    #[error("--store postgres or coder (env DRPCD_STORE) needs --postgres-url (env CODER_PG_CONNECTION_URL)")]
+    NoUrl,
 }
 
 impl CommonConfig {
-    /// The place that the settings name; Postgres if both are named.
-    pub fn store_place(&self) -> Option<StorePlace<'_>> {
-        match (&self.postgres_url, &self.data_dir) {
-            (Some(url), _) => Some(StorePlace::Postgres(url)),
-            (None, Some(directory)) => Some(StorePlace::Directory(directory)),
-            (None, None) => None,
+    /// The place that the settings name; where they do not say what it is, Postgres if both are named.
+    pub fn store_place(&self) -> Result<StorePlace<'_>, NoStorePlace> {
+        let directory = self.data_dir.as_deref().map(StorePlace::Directory);
+        let database = |expected| {
+            let url = self.postgres_url.as_ref();
+            url.map(|url| StorePlace::Postgres { url, expected })
+        };
+        match self.store {
+            None => database(None).or(directory).ok_or(NoStorePlace::Nothing),
+            Some(StoreKind::Sqlite) => directory.ok_or(NoStorePlace::NoDirectory),
+            Some(StoreKind::Postgres) => database(Some(Tables::Own)).ok_or(NoStorePlace::NoUrl),
+            Some(StoreKind::Coder) => database(Some(Tables::Coder)).ok_or(NoStorePlace::NoUrl),
         }
     }
 }
@@ -558,7 +620,7 @@ pub fn bare_access_url() -> Url {
 
 /// Takes anything, so that no error repeats it; whoever uses it finds what is wrong.
 #[expect(clippy::unnecessary_wraps, reason = "what clap asks of a parser")]
-fn parse_secret(text: &str) -> Result<Secret, std::convert::Infallible> {
+pub(crate) fn parse_secret(text: &str) -> Result<Secret, std::convert::Infallible> {
     Ok(Secret::new(text))
 }
 

@@ -24,11 +24,11 @@ use crate::config::{Config, StorePlace};
 use crate::http::{self, App, BUILD_VERSION, Listener};
 use crate::seed::Seed;
 use crate::services::tailnet::derp::DerpError;
-use crate::store::{SeededAgent, Store, StoreError};
+use crate::store::{Schema, SeededAgent, Store, StoreError};
 use memory::MemoryBudget;
 use parts::Parts;
 use session::Host;
-pub use store::{OpenStoreError, open_store};
+pub use store::{OpenStoreError, examine_store, migrate_store, open_store, store_migrations};
 
 /// Time beyond drain time and grace that the ending of handshakes and connections may take; each has its own, shorter
 /// bound.
@@ -151,10 +151,13 @@ async fn bind(address: &str) -> Result<Listener, StartError> {
 }
 
 fn announce(config: &Config, access_url: &Url, address: SocketAddr, parts: &Parts) {
-    let store = match config.common.store_place() {
-        Some(StorePlace::Directory(directory)) => format!("SQLite in {}", directory.display()),
-        Some(StorePlace::Postgres(_)) => "Postgres".to_owned(),
-        None => String::new(),
+    let store = match (config.common.store_place(), parts.store.schema()) {
+        (Ok(StorePlace::Directory(directory)), _) => format!("SQLite in {}", directory.display()),
+        (Ok(StorePlace::Postgres { .. }), Schema::Own) => "Postgres".to_owned(),
+        (Ok(StorePlace::Postgres { .. }), Schema::Coder { .. }) => {
+            "Postgres of a coder deployment".to_owned()
+        }
+        (Err(_), _) => String::new(),
     };
     tracing::info!(
         version = BUILD_VERSION,

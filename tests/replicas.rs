@@ -1,6 +1,11 @@
 //! Several servers on one Postgres database: one dies, all restart, the database goes away in between, and nothing that an
 //! agent was answered for is missing.
-#![allow(clippy::unwrap_used, reason = "a failed test shows where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a failed test shows where"
+)]
+#![allow(clippy::disallowed_methods, reason = "real servers take real time")]
 
 mod support;
 

@@ -4,6 +4,8 @@
 //! never do a verb's work itself.
 
 mod capture;
+mod db;
+mod migrate;
 mod seed;
 mod server;
 mod token;
@@ -35,6 +37,8 @@ enum Verb {
     Server(Box<server::ServerArgs>),
     Seed(seed::SeedArgs),
     Token(token::TokenArgs),
+    Migrate(migrate::MigrateArgs),
+    Db(db::DbArgs),
     Capture(capture::CaptureArgs),
     Version(version::VersionArgs),
 }
@@ -46,6 +50,8 @@ enum Failure {
     Failed(String),
     /// It was asked for in a way that cannot be: exit code 2.
     Usage(String),
+    /// What was looked at is not as it has to be: exit code 4.
+    Unhealthy(String),
 }
 
 impl Failure {
@@ -57,6 +63,7 @@ impl Failure {
         let (text, code) = match self {
             Self::Failed(text) => (text, 1),
             Self::Usage(text) => (text, 2),
+            Self::Unhealthy(text) => (text, 4),
         };
         eprintln!("drpcd: {text}");
         ExitCode::from(code)
@@ -75,7 +82,7 @@ impl From<ConfigError> for Failure {
 impl From<OpenStoreError> for Failure {
     fn from(error: OpenStoreError) -> Self {
         match error {
-            OpenStoreError::NotNamed => Self::Usage(error.to_string()),
+            OpenStoreError::NotNamed(_) => Self::Usage(error.to_string()),
             _ => Self::failed(error),
         }
     }
@@ -106,6 +113,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             Verb::Server(args) => server::run(*args),
             Verb::Seed(args) => seed::run(&args),
             Verb::Token(args) => token::run(&args),
+            Verb::Migrate(args) => migrate::run(&args),
+            Verb::Db(args) => db::run(&args),
             Verb::Capture(args) => capture::run(&args),
             Verb::Version(_) => version::run(),
         },
@@ -163,6 +172,15 @@ impl Signals {
             _ = self.interrupt.recv() => {}
         }
     }
+}
+
+/// Form of what a verb prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Output {
+    /// A line for each item, its parts separated by tabs; `seed` has lines that a shell can read.
+    Table,
+    /// One JSON value.
+    Json,
 }
 
 enum ParseError {

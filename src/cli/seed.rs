@@ -3,12 +3,12 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
 use tokio::runtime::Builder;
 use url::Url;
 
-use super::{Failure, url_text};
+use super::{Failure, Output, url_text};
 use crate::clock::Clock;
 use crate::config::{CommonConfig, bare_access_url};
 use crate::seed::Seed;
@@ -28,14 +28,6 @@ pub(super) struct SeedArgs {
     /// Form of what is printed.
     #[arg(long, value_name = "FORM", value_enum, default_value_t = Output::Table)]
     output: Output,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// Per agent a comment line and two shell assignments.
-    Table,
-    /// One JSON list.
-    Json,
 }
 
 pub(super) fn run(args: &SeedArgs) -> Result<(), Failure> {

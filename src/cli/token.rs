@@ -2,11 +2,11 @@
 
 use std::io::{self, Write};
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use serde::Serialize;
 use tokio::runtime::Builder;
 
-use super::Failure;
+use super::{Failure, Output};
 use crate::client_token::{ClientToken, ClientTokenId};
 use crate::clock::Clock;
 use crate::config::CommonConfig;
@@ -50,14 +50,6 @@ enum TokenVerb {
         #[command(flatten)]
         common: CommonConfig,
     },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// Per token a line: id, owner, time of creation.
-    Table,
-    /// One JSON list.
-    Json,
 }
 
 pub(super) fn run(args: &TokenArgs) -> Result<(), Failure> {

@@ -87,13 +87,37 @@ fn a_bad_value_is_shown_with_its_flag_variable_and_key() {
 
 #[test]
 fn the_store_is_where_a_setting_says_and_postgres_where_both_do() {
-    assert!(parse(None, &[]).unwrap().common.store_place().is_none());
-    let directory = parse(None, &["--data-dir", "/d"]).unwrap();
-    assert!(matches!(directory.common.store_place(), Some(StorePlace::Directory(path)) if path == "/d"));
-    let both = parse(Some("drpcd: {postgresURL: postgres://x}"), &["--data-dir", "/d"]).unwrap();
-    assert!(
-        matches!(both.common.store_place(), Some(StorePlace::Postgres(url)) if url.reveal() == "postgres://x")
-    );
+    let place = |file, flags: &[&str]| {
+        let config = parse(file, flags).unwrap();
+        match config.common.store_place() {
+            Ok(StorePlace::Directory(path)) => format!("{}", path.display()),
+            Ok(StorePlace::Postgres { url, expected }) => format!("{} {expected:?}", url.reveal()),
+            Err(error) => error.to_string(),
+        }
+    };
+    let file = Some("drpcd: {postgresURL: postgres://x}");
+    assert_eq!(place(None, &["--data-dir", "/d"]), "/d");
+    assert_eq!(place(file, &["--data-dir", "/d"]), "postgres://x None");
+    assert_eq!(place(file, &["--data-dir", "/d", "--store", "sqlite"]), "/d");
+    assert_eq!(place(file, &["--store", "postgres"]), "postgres://x Some(Own)");
+    assert_eq!(place(file, &["--store", "coder"]), "postgres://x Some(Coder)");
+    for (flags, missing) in [
+        (
+            &[][..],
+            "missing --data-dir (env DRPCD_DATA_DIR), or --postgres-url (env CODER_PG_CONNECTION_URL)",
+        ),
+        (
+            &["--store", "coder", "--data-dir", "/d"],
+            "--store postgres or coder (env DRPCD_STORE) needs --postgres-url (env CODER_PG_CONNECTION_URL)",
+        ),
+        (
+            &["--store", "sqlite"],
+            "--store sqlite (env DRPCD_STORE) needs --data-dir (env DRPCD_DATA_DIR)",
+        ),
+    ] {
+        assert_eq!(place(None, flags), missing);
+    }
+    let both = parse(file, &["--data-dir", "/d"]).unwrap();
     assert!(!format!("{both:?}").contains("postgres://x"));
 }
 

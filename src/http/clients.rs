@@ -138,6 +138,12 @@ async fn client<H: SessionHost>(app: &App<H>, host: &H, request: &Parts) -> Resu
         let message = "You are signed out or your session has expired. Please sign in again to continue.";
         ApiError::new(StatusCode::UNAUTHORIZED, message).detail(detail)
     };
+    if !host.serves_clients() {
+        let error = ApiError::new(StatusCode::NOT_FOUND, "Clients are not served here.");
+        return Err(error.detail(
+            "This server works on the database of a coder deployment, whose own servers serve clients.",
+        ));
+    }
     let Some(text) = find(request) else {
         let detail = format!("Cookie \"{TOKEN_COOKIE}\" or query parameter must be provided.");
         return Err(signed_out(detail));

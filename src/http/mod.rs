@@ -83,6 +83,11 @@ pub trait SessionHost: Send + Sync + 'static {
     /// Takes over a session, which counts as live from here on, and serves it in a task of its own.
     fn begin(&self, session: NewSession, pipe: WebSocketPipe<TcpStream>);
 
+    /// Whether there are clients to serve at all.
+    fn serves_clients(&self) -> bool {
+        true
+    }
+
     /// Whose a client's token is.
     fn authenticate_client(
         &self,

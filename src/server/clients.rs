@@ -9,7 +9,7 @@ use crate::pubsub::{Invalidations, Lagged, Pubsub};
 use crate::services::tailnet::resume::ResumeTokens;
 use crate::services::tailnet::updates::WorkspaceUpdates;
 use crate::sessions::Sessions;
-use crate::store::{Invalidation, Store, StoreError};
+use crate::store::{Invalidation, Schema, Store, StoreError};
 
 /// How often tokens are looked up after revocations may have been missed. A client may have been let in before that and
 /// have no session yet when they are looked up first, but it has one when its handshake must be over.
@@ -24,6 +24,8 @@ const RETRY_PAUSE: Duration = Duration::from_secs(5);
 /// What the sessions of clients share.
 #[derive(Clone, Debug)]
 pub(super) struct Clients {
+    /// Whether there are any: a coder deployment's clients are served by its own servers.
+    pub(super) served: bool,
     pub(super) resume: Arc<ResumeTokens>,
     pub(super) updates: WorkspaceUpdates,
     pub(super) derp_force_websockets: bool,
@@ -38,8 +40,13 @@ impl Clients {
         pubsub: &Pubsub,
         clock: &Clock,
     ) -> Result<Self, StoreError> {
+        let (served, resume) = match store.schema() {
+            Schema::Own => (true, ResumeTokens::open(&**store, clock.clone()).await?),
+            Schema::Coder { .. } => (false, ResumeTokens::of_this_process(clock.clone())),
+        };
         Ok(Self {
-            resume: Arc::new(ResumeTokens::open(&**store, clock.clone()).await?),
+            served,
+            resume: Arc::new(resume),
             updates: WorkspaceUpdates::new(Arc::clone(store), pubsub.clone(), clock.clone()),
             derp_force_websockets: config.derp_force_websockets,
             disable_direct_connections: config.block_direct_connections,

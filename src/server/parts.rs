@@ -31,13 +31,13 @@ use crate::proto;
 use crate::pubsub::{Pubsub, Remote, bridge};
 use crate::services::agent::{AgentConfig, AgentServices, AlertLimits, Collaborators, StoreAppearance};
 use crate::services::connection_log::{Backends, DatabaseLogger, StructuredLogger};
-use crate::services::external_auth::ExternalAuth;
+use crate::services::external_auth::{ExternalAuth, Provider};
 use crate::services::notifications::{Enqueuer, Methods};
 use crate::services::patience::Patience;
 use crate::services::tailnet::TailnetServices;
 use crate::services::tailnet::derp::{DerpMaps, DerpSource};
 use crate::sessions::{MonitorConfig, Sessions};
-use crate::store::{Coordination, NotificationMethod, Store, StoreError};
+use crate::store::{Coordination, NotificationMethod, Schema, Store, StoreError};
 use crate::telemetry;
 use crate::telemetry::agent_metrics::{self, AgentMetrics};
 use crate::telemetry::metrics::Metrics;
@@ -125,7 +125,7 @@ impl Parts {
             patience.clone(),
             Arc::new(Outbound::default()),
             access_url.clone(),
-            config.external_auth.clone(),
+            providers(config, store.schema()),
         );
         let logger_patience = patience.clone();
         let collaborators = Collaborators {
@@ -151,7 +151,12 @@ impl Parts {
             Some(database) => {
                 let options = SharedOptions {
                     replica,
-                    triggers_notify: false,
+                    triggers_notify: matches!(
+                        store.schema(),
+                        Schema::Coder {
+                            triggers_notify: true
+                        }
+                    ),
                 };
                 Box::new(SharedCoordinator::start(
                     database,
@@ -207,7 +212,9 @@ impl Parts {
         ));
         loops.spawn(bridge::run(Arc::clone(store), pubsub, clock.clone()));
         loops.spawn(derp.run());
-        loops.spawn(retention::run(Arc::clone(store), clock.clone(), config.retention));
+        if store.schema() == Schema::Own {
+            loops.spawn(retention::run(Arc::clone(store), clock.clone(), config.retention));
+        }
         let ticking = sessions.clone();
         loops.spawn(async move { ticking.run().await });
         let refreshing = Arc::clone(&agent);
@@ -290,6 +297,18 @@ impl Parts {
             }
         }
     }
+}
+
+/// The external providers. Tokens in a coder database are renewed by its own servers, of which each would spoil what
+/// another one has just got.
+fn providers(config: &Config, schema: Schema) -> Vec<Provider> {
+    let mut providers = config.external_auth.clone();
+    if let Schema::Coder { .. } = schema {
+        for provider in &mut providers {
+            provider.no_refresh = true;
+        }
+    }
+    providers
 }
 
 /// Where reports of connections go.

@@ -101,6 +101,10 @@ impl SessionHost for Host {
         tokio::spawn(begin(Arc::clone(&self.0), session, pipe, control, (live, count)));
     }
 
+    fn serves_clients(&self) -> bool {
+        self.0.clients.served
+    }
+
     async fn authenticate_client(&self, token: &ClientToken) -> Result<Option<Client>, StoreError> {
         self.0.store.authenticate_client(token).await
     }

@@ -145,7 +145,7 @@ pub trait Coordination: fmt::Debug + Send + Sync + 'static {
     async fn own_tunnels(&self, replica: ReplicaId) -> Result<Vec<Tunnel>, StoreError>;
 
     /// Removes what nobody can be interested in any more, at most `most` rows of each kind, unless another replica is at
-    /// it. Returns how many.
+    /// it. Returns how many; none in a coder deployment, whose own servers see to it.
     ///
     /// That is, by the original's rule: replicas that were last heard of 24 h ago, with all their rows; peers lost for as
     /// long; tunnels as old whose asking peer has no row of the same replica.

@@ -9,6 +9,7 @@ mod error;
 mod events;
 mod model;
 pub mod postgres;
+mod schema;
 mod sql;
 pub mod sqlite;
 mod status;
@@ -28,6 +29,7 @@ pub use coordination::{
 pub use error::{StoreError, Violation};
 pub use events::Invalidation;
 pub use model::*;
+pub use schema::{Found, Report, Schema, SchemaStep, StepState, Tables};
 pub use sql::SqlStore;
 pub use status::AgentStatus;
 pub use workspace_events::{InvalidEvent, WorkspaceEvent, WorkspaceEventKind};
@@ -281,6 +283,12 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// Succeeds when the store can be read and written, which it tries.
     async fn ping(&self) -> Result<(), StoreError>;
+
+    /// Whose tables it works on. On those of a coder deployment what belongs to its own servers is refused: seeding, tokens
+    /// of clients, the key of resume tokens, changes to links, purging.
+    fn schema(&self) -> Schema {
+        Schema::Own
+    }
 
     /// How many statements ran so far, by name.
     fn statements(&self) -> Vec<(&'static str, u64)>;

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 pub(crate) use place::{Engine, Place, Raw};
-pub(crate) use still::{Still, driven};
+pub(crate) use still::Still;
 
 use super::SqlStore;
 use super::{

@@ -66,6 +66,14 @@ impl Data {
         Self::with(seed, Some(server.database()))
     }
 
+    /// The same seed file, with what it seeded in a database.
+    pub fn moved_to(self, database: Database) -> Self {
+        Self {
+            postgres: Some(database),
+            ..self
+        }
+    }
+
     fn with(seed: &str, postgres: Option<Database>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("seed.yaml"), seed).unwrap();
@@ -78,6 +86,11 @@ impl Data {
 
     pub fn seed_file(&self) -> PathBuf {
         self.path().join("seed.yaml")
+    }
+
+    /// Of the database, where there is one.
+    pub fn url(&self) -> &str {
+        self.postgres.as_ref().unwrap().url()
     }
 
     /// The flag that names the store to `server` and every verb.

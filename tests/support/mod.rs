@@ -22,7 +22,7 @@ pub mod raw;
 pub mod rows;
 pub mod script;
 pub mod script_answers;
-mod server;
+pub mod server;
 
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};

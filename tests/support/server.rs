@@ -141,6 +141,17 @@ impl Server {
         }
     }
 
+    /// One process, on a store whose agents were there before.
+    pub fn unseeded(launch: Launch) -> Self {
+        let (replica, _) = Replica::start(launch, None);
+        Self {
+            url: replica.url.clone(),
+            replicas: vec![replica],
+            balancer: None,
+            agents: Vec::new(),
+        }
+    }
+
     /// Processes that agents reach through a balancer. The first seeds.
     pub fn balanced(launches: Vec<Launch>, seed: &Path, balancer: Balancer) -> Self {
         let mut server = Self {

@@ -66,15 +66,25 @@ impl ResumeTokens {
     pub async fn open(store: &dyn Store, clock: Clock) -> Result<Self, StoreError> {
         let candidate = URL_SAFE_NO_PAD.encode(rand::random::<[u8; KEY_LEN]>());
         let text = store.resume_key(&Secret::new(candidate)).await?;
-        let key = URL_SAFE_NO_PAD.decode(text.reveal());
-        let key = key.ok().filter(|key| key.len() == KEY_LEN);
-        let key = key.and_then(|key| Hmac::new_from_slice(&key).ok());
+        let key = URL_SAFE_NO_PAD.decode(text.reveal()).ok();
+        let key = key.and_then(|key| <[u8; KEY_LEN]>::try_from(key).ok());
         let key = key.ok_or_else(|| {
             StoreError::Rejected(format!(
                 "the store's key of resume tokens is not {KEY_LEN} bytes as base64url"
             ))
         })?;
-        Ok(Self { key, clock })
+        Ok(Self::with_key(&key, clock))
+    }
+
+    /// With a key that nobody else has, and that ends with this process.
+    pub fn of_this_process(clock: Clock) -> Self {
+        Self::with_key(&rand::random(), clock)
+    }
+
+    #[expect(clippy::expect_used, reason = "HMAC takes a key of any length (RFC 2104)")]
+    fn with_key(key: &[u8; KEY_LEN], clock: Clock) -> Self {
+        let key = Hmac::new_from_slice(key).expect("a key of any length");
+        Self { key, clock }
     }
 
     /// A token for `peer`, good for [`EXPIRY`] from now.

@@ -10,13 +10,21 @@ mod sqlite;
 #[cfg(test)]
 mod tests;
 
+use std::path::{Path, PathBuf};
+
 use futures_util::TryStreamExt as _;
 use futures_util::stream::BoxStream;
+use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::SqliteConnection;
 
 use self::plan::{Plan, Table};
 use super::StoreError;
+use super::postgres::{PostgresError, Reached};
+use super::sqlite::look::Looked;
+use super::sqlite::{FILE_NAME, OpenError};
+use crate::clock::Clock;
+use crate::secret::Secret;
 
 /// Rows that one statement writes.
 const ROWS_PER_STATEMENT: usize = 1_000;
@@ -35,6 +43,31 @@ const PASSING: [&str; 4] = [
 /// A table that migrations fill; its rows in the target give way to those of the source.
 const PREFILLED: &str = "notification_templates";
 
+/// Where a copy begins or ends.
+#[derive(Clone, Debug)]
+pub enum End {
+    /// The file in this directory.
+    Sqlite(PathBuf),
+    /// The database at this URL.
+    Postgres(Secret),
+}
+
+impl End {
+    /// Reads `sqlite://PATH`, of a data directory or of the file in it, or `postgres://…`.
+    pub fn parse(text: &Secret) -> Option<Self> {
+        if let Some(path) = text.reveal().strip_prefix("sqlite://") {
+            let path = Path::new(path);
+            let directory = match path.file_name() {
+                Some(name) if name == FILE_NAME => path.parent().unwrap_or(path),
+                _ => path,
+            };
+            return (!path.as_os_str().is_empty()).then(|| Self::Sqlite(directory.to_owned()));
+        }
+        let (scheme, _) = text.reveal().split_once("://")?;
+        matches!(scheme, "postgres" | "postgresql").then(|| Self::Postgres(text.clone()))
+    }
+}
+
 /// What was copied of one table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CopiedTable {
@@ -48,6 +81,21 @@ pub struct CopiedTable {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CopyError {
+    /// Neither this way nor back.
+    #[error("a copy goes from sqlite://PATH to postgres://…, or back")]
+    Engines,
+    /// There is no file.
+    #[error("{} does not exist", path.display())]
+    NoFile {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// A file cannot be opened.
+    #[error(transparent)]
+    OpenSqlite(#[from] OpenError),
+    /// A database cannot be reached, or is not ours.
+    #[error(transparent)]
+    OpenPostgres(#[from] PostgresError),
     /// The source does not answer as it should.
     #[error("cannot read the source: {0}")]
     Source(StoreError),
@@ -121,10 +169,48 @@ impl Cell {
 type Row = Vec<Cell>;
 type Rows<'c> = BoxStream<'c, Result<Row, CopyError>>;
 
-/// Copies what is in `source` into `target`, both of the newest schema, and says what it was.
+/// Copies what is in one store into another, which is empty, both of our newest schema, and says what it was.
 ///
 /// Whatever fails, the target is as it was.
-pub async fn sqlite_to_postgres(
+pub async fn copy(from: &End, to: &End, clock: &Clock) -> Result<Vec<CopiedTable>, CopyError> {
+    match (from, to) {
+        (End::Sqlite(directory), End::Postgres(url)) => {
+            let mut source = file(directory).await?;
+            let mut target = database(url, clock).await?;
+            let copied = sqlite_to_postgres(&mut source.connection, &mut target.connection).await;
+            source.close().await;
+            target.close().await;
+            copied
+        }
+        (End::Postgres(url), End::Sqlite(directory)) => {
+            let mut source = database(url, clock).await?;
+            file(directory).await?.close().await;
+            let mut target = super::sqlite::connect_for_writing(directory).await?;
+            let copied = postgres_to_sqlite(&mut source.connection, &mut target).await;
+            source.close().await;
+            // What was committed is in the file, whatever closing it says.
+            let _ = target.close().await;
+            copied
+        }
+        _ => Err(CopyError::Engines),
+    }
+}
+
+async fn file(directory: &Path) -> Result<Looked, CopyError> {
+    let mut file = Looked::at(directory).await?.ok_or_else(|| CopyError::NoFile {
+        path: directory.join(FILE_NAME),
+    })?;
+    file.expect_migrated().await?;
+    Ok(file)
+}
+
+async fn database(url: &Secret, clock: &Clock) -> Result<Reached, CopyError> {
+    let mut database = Reached::at(url, clock).await?;
+    database.expect_migrated().await?;
+    Ok(database)
+}
+
+async fn sqlite_to_postgres(
     source: &mut SqliteConnection,
     target: &mut PgConnection,
 ) -> Result<Vec<CopiedTable>, CopyError> {
@@ -175,8 +261,7 @@ async fn into_postgres(
     Ok(copied)
 }
 
-/// The other way round.
-pub async fn postgres_to_sqlite(
+async fn postgres_to_sqlite(
     source: &mut PgConnection,
     target: &mut SqliteConnection,
 ) -> Result<Vec<CopiedTable>, CopyError> {

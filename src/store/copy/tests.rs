@@ -1,7 +1,5 @@
 //! Copies between real databases.
 
-use sqlx::Connection as _;
-
 use super::plan::{Column, Form};
 use super::*;
 use crate::seed::Seed;

@@ -12,7 +12,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use sqlx::Row as _;
 use sqlx::postgres::PgConnection;
 
-use self::required::{Kind, LABELS, NAMED, NOTIFYING, RELATIONS, TRIGGERS, UNIQUE, VIEW};
+use self::required::{Kind, LABELS, NAMED, NOTIFYING, PRIMARY, RELATIONS, TRIGGERS, UNIQUE, VIEW};
+use crate::store::schema::Found;
 
 /// Relations that are named of a database of another program: enough to recognize it.
 const NAMES_SHOWN: i64 = 5;
@@ -58,6 +59,11 @@ const CATALOG: &str = "
     WHERE i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
         AND i.indnkeyatts = i.indnatts
     UNION ALL
+    SELECT 'primary', r.name, a.attname, '', false, false
+    FROM relation AS r
+    JOIN pg_index AS i ON i.indrelid = r.oid AND i.indisprimary AND i.indnatts = 1
+    JOIN pg_attribute AS a ON a.attrelid = r.oid AND a.attnum = i.indkey[0]
+    UNION ALL
     SELECT 'named', r.name, c.relname, '', false, false
     FROM relation AS r
     JOIN pg_index AS i ON i.indrelid = r.oid AND i.indisunique
@@ -73,53 +79,37 @@ const CATALOG: &str = "
 
 const VERSION: &str = "SELECT version, dirty FROM schema_migrations ORDER BY version DESC LIMIT 1";
 
-/// Whose tables a database has.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Layout {
-    /// Nobody's: it is new.
-    Empty,
-    /// Our own.
-    Own,
-    /// Those of a coder deployment.
-    Coder,
-    /// Another program's.
-    Foreign {
-        /// Some of its tables.
-        tables: Vec<String>,
-    },
-}
-
 /// Looks whose tables a database has, on the search path of the connection.
-pub async fn layout(connection: &mut PgConnection) -> Result<Layout, sqlx::Error> {
+pub(super) async fn layout(connection: &mut PgConnection) -> Result<Found, sqlx::Error> {
     let row = sqlx::query(OVERVIEW)
         .bind(NAMES_SHOWN)
         .fetch_one(connection)
         .await?;
     let tables: Vec<String> = row.try_get("others")?;
     Ok(if row.try_get("own")? {
-        Layout::Own
+        Found::Own
     } else if row.try_get("coder")? {
-        Layout::Coder
+        Found::Coder
     } else if tables.is_empty() {
-        Layout::Empty
+        Found::None
     } else {
-        Layout::Foreign { tables }
+        Found::Foreign(tables)
     })
 }
 
 /// A coder database as it was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CoderSchema {
+pub(super) struct CoderSchema {
     /// The last migration of the program that the database belongs to.
-    pub version: Option<i64>,
+    pub(super) version: Option<i64>,
     /// Whether triggers publish what changes in the tables of tailnet coordination, so that nobody else may.
-    pub triggers_notify: bool,
+    pub(super) triggers_notify: bool,
     /// What the statements need and the database does not have, one text each.
-    pub missing: Vec<String>,
+    pub(super) missing: Vec<String>,
 }
 
 /// Compares a coder database with what is needed of it.
-pub async fn examine(connection: &mut PgConnection) -> Result<CoderSchema, sqlx::Error> {
+pub(super) async fn examine(connection: &mut PgConnection) -> Result<CoderSchema, sqlx::Error> {
     let catalog = Catalog::read(connection).await?;
     let mut missing = catalog.missing();
     let mut version = None;
@@ -160,6 +150,8 @@ struct Catalog {
     labels: HashMap<String, BTreeSet<String>>,
     /// Sorted names of columns, by table.
     unique: HashMap<String, BTreeSet<String>>,
+    /// Primary keys of one column, by table.
+    primary: HashMap<String, BTreeSet<String>>,
     /// Constraints and unique indexes, by table.
     named: HashMap<String, BTreeSet<String>>,
     /// Triggers and the texts of their functions, by table.
@@ -194,6 +186,7 @@ impl Catalog {
                 }
                 "label" => drop(catalog.labels.entry(owner).or_default().insert(name)),
                 "unique" => drop(catalog.unique.entry(owner).or_default().insert(detail)),
+                "primary" => drop(catalog.primary.entry(owner).or_default().insert(name)),
                 "named" => drop(catalog.named.entry(owner).or_default().insert(name)),
                 "trigger" => drop(catalog.triggers.entry(owner).or_default().insert(name, detail)),
                 // A relation without columns is one too.
@@ -245,6 +238,11 @@ impl Catalog {
                     "table {table}: unique index of {} missing",
                     columns.join(", ")
                 ));
+            }
+        }
+        for (table, column) in PRIMARY.iter().filter(|(table, _)| there(table)) {
+            if !has(&self.primary, table, column) {
+                missing.push(format!("table {table}: primary key {column} missing"));
             }
         }
         for (table, name) in NAMED.iter().filter(|(table, _)| there(table)) {

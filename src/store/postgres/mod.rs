@@ -6,15 +6,17 @@
 mod coordination;
 pub(super) mod engine;
 mod error;
-pub mod layout;
+mod layout;
 pub mod notify;
 mod open;
 mod value;
 
 pub(super) use self::error::store_error;
 use self::notify::Notifications;
+pub(super) use self::open::Reached;
 pub use self::open::{PostgresError, PostgresOptions};
 pub(super) use self::value::{Time, text, time};
+use super::schema::{Report, SchemaStep};
 use super::sql::SqlStore;
 use super::sql::all_statements;
 use super::sql::database::Database;
@@ -26,14 +28,32 @@ pub fn notifications(url: &Secret) -> Result<Notifications, PostgresError> {
     open::connect_options(url).map(|options| Notifications::new(&options))
 }
 
-/// Opens a database, and brings its schema up to date if the options say so.
+/// Opens a database whose tables are ours, and brings its schema up to date if the options say so; or a coder
+/// deployment's, if it has all that is needed.
 pub async fn open(options: &PostgresOptions, clock: Clock) -> Result<SqlStore, PostgresError> {
-    let (database, place) = open::open(options, clock).await?;
+    let opened = open::open(options, clock).await?;
     let statements = all_statements().chain(coordination::STATEMENTS.iter().copied());
-    SqlStore::new(Database::postgres(database, statements))
+    let database = Database::postgres(opened.database, statements);
+    SqlStore::new(database, opened.schema)
         .await
         .map_err(|error| PostgresError::Unreachable {
-            place,
+            place: opened.place,
             reason: error.to_string(),
         })
+}
+
+/// The steps of our schema in a database, which is not written.
+pub async fn migrations(url: &Secret, clock: &Clock) -> Result<Vec<SchemaStep>, PostgresError> {
+    let mut reached = Reached::at(url, clock).await?;
+    let migrations = reached.migrations().await;
+    reached.close().await;
+    migrations
+}
+
+/// What is in a database, where nothing is written.
+pub async fn examine(url: &Secret, clock: &Clock) -> Result<Report, PostgresError> {
+    let mut reached = Reached::at(url, clock).await?;
+    let report = reached.report().await;
+    reached.close().await;
+    report
 }

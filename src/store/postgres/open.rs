@@ -10,8 +10,10 @@ use sqlx::{ConnectOptions as _, Connection as _, Executor as _, SqlSafeStr as _}
 
 use super::engine::Database;
 use super::error::store_error;
+use super::layout::{self, CoderSchema};
 use crate::clock::Clock;
 use crate::secret::Secret;
+use crate::store::schema::{self, Found, Report, Schema, SchemaStep, Tables};
 
 /// How long a caller waits for a connection. With the answer it stays within the 2 s in which REST calls and verbs must
 /// fail when the store is away.
@@ -42,8 +44,10 @@ pub struct PostgresOptions {
     pub url: Secret,
     /// Connections at most, at least 1. Each caller holds one for a statement or a short transaction.
     pub max_connections: u32,
-    /// Whether the schema is brought up to date; otherwise one that is not is an error.
+    /// Whether our own schema is brought up to date; otherwise one that is not is an error.
     pub migrate: bool,
+    /// Whose tables it must have; `None` takes ours (or none yet) and coder's.
+    pub expected: Option<Tables>,
 }
 
 /// Where a database is, without how to get in.
@@ -81,6 +85,38 @@ pub enum PostgresError {
         /// What was answered.
         reason: String,
     },
+    /// The tables are not those that are wanted; they are left alone.
+    #[error("database {place} has {found}, and wanted are {}", wanted(*expected))]
+    Foreign {
+        /// Where.
+        place: Place,
+        /// Whose they are.
+        found: Found,
+        /// Whose they should be.
+        expected: Option<Tables>,
+    },
+    /// A coder deployment of a version that this program does not fit.
+    #[error(
+        "database {place} is that of a coder deployment, and lacks what is needed there:\n  {}",
+        missing.join("\n  ")
+    )]
+    Incomplete {
+        /// Where.
+        place: Place,
+        /// What is missing, one text each.
+        missing: Vec<String>,
+    },
+    /// Our schema is older than this program, which may not bring it up to date.
+    #[error(
+        "the schema of database {place} is not up to date (`drpcd migrate up` changes that):\n  {}",
+        missing.join("\n  ")
+    )]
+    NotMigrated {
+        /// Where.
+        place: Place,
+        /// The migrations.
+        missing: Vec<String>,
+    },
     /// The schema is of a newer program.
     #[error(
         "cannot open database {place}: its schema has version {version}, which this program does not know; \
@@ -102,21 +138,192 @@ pub enum PostgresError {
     },
 }
 
-/// Reaches the database, migrates it if that is asked for, and makes the pool.
-pub(super) async fn open(
-    options: &PostgresOptions,
-    clock: Clock,
-) -> Result<(Database, Place), PostgresError> {
-    let connect = connect_options(&options.url)?;
-    let place = Place::of(&connect);
-    let mut connection = reach(&connect, &place, &clock).await?;
-    if options.migrate {
-        migrate(&mut connection, &place).await?;
+fn wanted(expected: Option<Tables>) -> &'static str {
+    match expected {
+        Some(tables) => tables.as_str(),
+        None => "those of drpcd or of a coder deployment",
     }
-    // A connection that ends badly leaves nothing behind.
-    let _ = connection.close().await;
+}
+
+/// A database that can be worked on.
+pub(super) struct Opened {
+    pub(super) database: Database,
+    pub(super) place: Place,
+    pub(super) schema: Schema,
+}
+
+/// Reaches the database, sees whose it is, migrates it if it is ours and that is asked for, and makes the pool.
+pub(super) async fn open(options: &PostgresOptions, clock: Clock) -> Result<Opened, PostgresError> {
+    let connect = connect_options(&options.url)?;
+    let mut reached = Reached::new(&connect, &clock).await?;
+    let schema = match (reached.found().await?, options.expected) {
+        (Found::None | Found::Own, None | Some(Tables::Own)) if options.migrate => {
+            reached.migrate().await?;
+            Schema::Own
+        }
+        (Found::None | Found::Own, None | Some(Tables::Own)) => {
+            reached.expect_migrated().await?;
+            Schema::Own
+        }
+        (Found::Coder, None | Some(Tables::Coder)) => reached.expect_complete().await?,
+        (found, expected) => return Err(reached.foreign(found, expected)),
+    };
+    let place = reached.place.clone();
+    reached.close().await;
     let database = Database::new(pool(connect, options.max_connections), clock);
-    Ok((database, place))
+    Ok(Opened {
+        database,
+        place,
+        schema,
+    })
+}
+
+/// A connection that looks at a database or changes its schema.
+pub(in crate::store) struct Reached {
+    pub(in crate::store) connection: PgConnection,
+    place: Place,
+}
+
+impl Reached {
+    pub(in crate::store) async fn at(url: &Secret, clock: &Clock) -> Result<Self, PostgresError> {
+        Self::new(&connect_options(url)?, clock).await
+    }
+
+    async fn new(options: &PgConnectOptions, clock: &Clock) -> Result<Self, PostgresError> {
+        let place = Place::of(options);
+        let connection = reach(options, &place, clock).await?;
+        Ok(Self { connection, place })
+    }
+
+    fn unreachable(&self, error: &sqlx::Error) -> PostgresError {
+        PostgresError::Unreachable {
+            place: self.place.clone(),
+            reason: store_error(error).to_string(),
+        }
+    }
+
+    fn foreign(&self, found: Found, expected: Option<Tables>) -> PostgresError {
+        PostgresError::Foreign {
+            place: self.place.clone(),
+            found,
+            expected,
+        }
+    }
+
+    /// Whose tables there are.
+    async fn found(&mut self) -> Result<Found, PostgresError> {
+        let found = layout::layout(&mut self.connection).await;
+        found.map_err(|error| self.unreachable(&error))
+    }
+
+    /// What there is of what is needed.
+    async fn examine(&mut self) -> Result<CoderSchema, PostgresError> {
+        let examined = layout::examine(&mut self.connection).await;
+        examined.map_err(|error| self.unreachable(&error))
+    }
+
+    async fn expect_complete(&mut self) -> Result<Schema, PostgresError> {
+        let found = self.examine().await?;
+        tracing::info!(
+            database = %self.place,
+            version = found.version,
+            "the database is that of a coder deployment"
+        );
+        if !found.missing.is_empty() {
+            return Err(PostgresError::Incomplete {
+                place: self.place.clone(),
+                missing: found.missing,
+            });
+        }
+        Ok(Schema::Coder {
+            triggers_notify: found.triggers_notify,
+        })
+    }
+
+    /// The steps of our schema in a database that has our tables, or none.
+    pub(super) async fn migrations(&mut self) -> Result<Vec<SchemaStep>, PostgresError> {
+        let applied = match self.found().await? {
+            Found::None => Vec::new(),
+            Found::Own => {
+                let versions = sqlx::query_scalar("SELECT version FROM drpcd_migrations WHERE success");
+                let versions = versions.fetch_all(&mut self.connection).await;
+                versions.map_err(|error| self.unreachable(&error))?
+            }
+            found => return Err(self.foreign(found, Some(Tables::Own))),
+        };
+        Ok(schema::migrations(&migrator(), &applied))
+    }
+
+    /// What there is, and what is wrong with it.
+    pub(super) async fn report(&mut self) -> Result<Report, PostgresError> {
+        let tables = self.found().await?;
+        let (version, missing) = match tables {
+            Found::None => (None, schema::unmigrated(&self.migrations().await?).collect()),
+            Found::Own => {
+                let migrations = self.migrations().await?;
+                let mut missing: Vec<_> = schema::unmigrated(&migrations).collect();
+                missing.extend(self.examine().await?.missing);
+                (schema::last_applied(&migrations), missing)
+            }
+            Found::Coder => {
+                let found = self.examine().await?;
+                (found.version, found.missing)
+            }
+            Found::Foreign(_) => (
+                None,
+                vec![format!("tables: {tables} instead of {}", wanted(None))],
+            ),
+        };
+        Ok(Report {
+            place: self.place.to_string(),
+            tables,
+            version,
+            missing,
+        })
+    }
+
+    /// Succeeds when all steps of our schema are made.
+    pub(in crate::store) async fn expect_migrated(&mut self) -> Result<(), PostgresError> {
+        let migrations = self.migrations().await?;
+        let missing: Vec<_> = schema::unmigrated(&migrations).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(PostgresError::NotMigrated {
+            place: self.place.clone(),
+            missing,
+        })
+    }
+
+    /// Brings our schema up to date, under a lock that the other processes which do the same wait for.
+    async fn migrate(&mut self) -> Result<(), PostgresError> {
+        let connection = &mut self.connection;
+        let migrated: Result<(), MigrateError> = async {
+            // That the table of migrations exists already is no news.
+            connection.execute("SET client_min_messages = warning").await?;
+            migrator().run_direct(None, connection, false).await
+        }
+        .await;
+        let failed = |reason: String| PostgresError::Migration {
+            place: self.place.clone(),
+            reason,
+        };
+        migrated.map_err(|error| match error {
+            MigrateError::VersionMissing(version) => PostgresError::NewerSchema {
+                place: self.place.clone(),
+                version,
+            },
+            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
+                failed(store_error(&error).to_string())
+            }
+            other => failed(other.to_string()),
+        })
+    }
+
+    pub(in crate::store) async fn close(self) {
+        // A connection that ends badly leaves nothing behind.
+        let _ = self.connection.close().await;
+    }
 }
 
 /// Reads the address; settings of the environment (`PGSSLMODE`, …) fill in what it leaves out.
@@ -162,30 +369,6 @@ fn pool(options: PgConnectOptions, max_connections: u32) -> PgPool {
             Box::pin(async move { connection.execute(SESSION_SETTINGS).await.map(|_| ()) })
         })
         .connect_lazy_with(options)
-}
-
-/// Brings the schema up to date, under a lock that the other processes which do the same wait for.
-async fn migrate(connection: &mut PgConnection, place: &Place) -> Result<(), PostgresError> {
-    let migrated = async {
-        // That the table of migrations exists already is no news.
-        connection.execute("SET client_min_messages = warning").await?;
-        migrator().run_direct(None, connection, false).await
-    };
-    let migrated: Result<(), MigrateError> = migrated.await;
-    migrated.map_err(|error| match error {
-        MigrateError::VersionMissing(version) => PostgresError::NewerSchema {
-            place: place.clone(),
-            version,
-        },
-        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => PostgresError::Migration {
-            place: place.clone(),
-            reason: store_error(&error).to_string(),
-        },
-        other => PostgresError::Migration {
-            place: place.clone(),
-            reason: other.to_string(),
-        },
-    })
 }
 
 /// Our own schema. A database of coder is never migrated.

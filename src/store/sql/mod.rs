@@ -51,7 +51,7 @@ use crate::store::{
     AppBeforeStatus, AppHealth, AppWithHealth, MonitorUpdate, NewAppStatus, NewNotification,
     NotificationRecipient,
 };
-use crate::store::{Client, ClientTokenEntry, ExternalAuthLink, GitSshKey, LinkRefusal, LinkRenewal};
+use crate::store::{Client, ClientTokenEntry, ExternalAuthLink, GitSshKey, LinkRefusal, LinkRenewal, Schema};
 use crate::{secret::Secret, store::OwnedWorkspaces};
 
 statements! {
@@ -92,15 +92,30 @@ pub(in crate::store) fn all_statements() -> impl Iterator<Item = &'static Statem
 #[derive(Debug)]
 pub struct SqlStore {
     database: Database,
+    schema: Schema,
     cursor: cursor::Cursor,
 }
 
 impl SqlStore {
     /// A store in a database whose schema is up to date.
-    pub(super) async fn new(database: Database) -> Result<Self, StoreError> {
+    pub(super) async fn new(database: Database, schema: Schema) -> Result<Self, StoreError> {
         let cursor = cursor::Cursor::default();
         cursor.skip_existing(&database).await?;
-        Ok(Self { database, cursor })
+        Ok(Self {
+            database,
+            schema,
+            cursor,
+        })
+    }
+
+    /// What is not an agent's to report is left to the servers that a database belongs to.
+    fn expect_own(&self, what: &str) -> Result<(), StoreError> {
+        match self.schema {
+            Schema::Own => Ok(()),
+            Schema::Coder { .. } => Err(StoreError::Rejected(format!(
+                "the database is that of a coder deployment, where {what} is left to its own servers"
+            ))),
+        }
     }
 
     /// What is asked of one engine only.
@@ -262,6 +277,7 @@ impl Store for SqlStore {
     }
 
     async fn resume_key(&self, candidate: &Secret) -> Result<Secret, StoreError> {
+        self.expect_own("making keys")?;
         tailnet::resume_key(&self.database, candidate).await
     }
 
@@ -271,20 +287,24 @@ impl Store for SqlStore {
         token: &ClientToken,
         now: Timestamp,
     ) -> Result<(), StoreError> {
+        self.expect_own("making tokens")?;
         client_tokens::create(&self.database, owner, token, now).await
     }
 
     async fn client_tokens(&self) -> Result<Vec<ClientTokenEntry>, StoreError> {
+        self.expect_own("listing tokens")?;
         client_tokens::list(&self.database).await
     }
 
     async fn revoke_client_token(&self, token: ClientTokenId, now: Timestamp) -> Result<(), StoreError> {
+        self.expect_own("revoking tokens")?;
         let revoked = client_tokens::revoke(&self.database, token, now).await;
         self.cursor.look_again();
         revoked
     }
 
     async fn authenticate_client(&self, token: &ClientToken) -> Result<Option<Client>, StoreError> {
+        self.expect_own("serving clients")?;
         client_tokens::authenticate(&self.database, token).await
     }
 
@@ -301,10 +321,12 @@ impl Store for SqlStore {
     }
 
     async fn renew_external_auth_link(&self, renewal: &LinkRenewal) -> Result<bool, StoreError> {
+        self.expect_own("renewing external-auth links")?;
         owner_secrets::renew_link(&self.database, renewal).await
     }
 
     async fn refuse_external_auth_link(&self, refusal: &LinkRefusal) -> Result<(), StoreError> {
+        self.expect_own("changing external-auth links")?;
         owner_secrets::refuse_link(&self.database, refusal).await
     }
 
@@ -359,6 +381,7 @@ impl Store for SqlStore {
     }
 
     async fn seed(&self, seed: &Seed, now: Timestamp) -> Result<Vec<SeededAgent>, StoreError> {
+        self.expect_own("seeding")?;
         let seeded = seed::apply(&self.database, seed, now).await;
         self.cursor.look_again();
         seeded
@@ -373,12 +396,17 @@ impl Store for SqlStore {
     }
 
     async fn purge(&self, what: Expired, before: Timestamp) -> Result<bool, StoreError> {
+        self.expect_own("removing old rows")?;
         retention::purge(&self.database, what, before).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
         self.database.read().await?.one(PING.call()).await?;
         self.database.probe().await
+    }
+
+    fn schema(&self) -> Schema {
+        self.schema
     }
 
     fn statements(&self) -> Vec<(&'static str, u64)> {

@@ -7,13 +7,16 @@
 pub(super) mod engine;
 mod error;
 mod health;
+pub(super) mod look;
 mod open;
 mod value;
 
 use std::path::Path;
 
 pub(in crate::store) use self::error::store_error;
+pub(super) use self::open::{FILE_NAME, connect_for_writing};
 pub use self::open::{OpenError, SqliteOptions, Synchronous};
+use super::schema::{self, Report, Schema, SchemaStep};
 use super::sql::SqlStore;
 use super::sql::all_statements;
 use super::sql::database::Database;
@@ -30,10 +33,27 @@ pub async fn open(dir: &Path, options: SqliteOptions) -> Result<SqlStore, OpenEr
         opened.reader_options,
         READERS,
     );
-    SqlStore::new(Database::sqlite(database, all_statements()))
+    SqlStore::new(Database::sqlite(database, all_statements()), Schema::Own)
         .await
         .map_err(|error| OpenError::Database {
             path: dir.to_owned(),
             reason: error.to_string(),
         })
+}
+
+/// The steps of our schema in the file in `dir`, which is not written.
+pub async fn migrations(dir: &Path) -> Result<Vec<SchemaStep>, OpenError> {
+    match look::Looked::at(dir).await? {
+        Some(mut file) => {
+            let migrations = file.migrations().await;
+            file.close().await;
+            migrations
+        }
+        None => Ok(schema::migrations(&open::migrator(), &[])),
+    }
+}
+
+/// What is in `dir`, where nothing is written.
+pub async fn examine(dir: &Path) -> Result<Report, OpenError> {
+    look::report(dir).await
 }

@@ -11,13 +11,15 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, Sq
 use sqlx::{ConnectOptions as _, Connection as _, SqlSafeStr as _};
 
 use super::error::{NOTADB, is_busy, primary_code, store_error};
+use super::look::{self, Looked};
+use crate::store::schema::{self, Found};
 
 /// Name of the database within the data directory.
-const FILE_NAME: &str = "drpcd.db";
+pub(in crate::store) const FILE_NAME: &str = "drpcd.db";
 
 /// How long a statement waits for another process's write lock. With the answer it stays within the 2 s in which REST
 /// calls and verbs must fail when the store is away.
-const LOCK_TIMEOUT: Duration = Duration::from_millis(1_500);
+pub(super) const LOCK_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// Tries to open a file that another process is just creating, and the pause between them: SQLite does not wait by
 /// itself while the journal mode changes. Together [`LOCK_TIMEOUT`].
@@ -45,12 +47,24 @@ pub enum Synchronous {
 }
 
 /// How a database file is opened.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct SqliteOptions {
     /// What a commit survives.
     pub synchronous: Synchronous,
     /// Pages of 4 KiB to which the file may grow; `None` is SQLite's own limit.
     pub max_pages: Option<u32>,
+    /// Whether the schema is brought up to date; otherwise one that is not is an error.
+    pub migrate: bool,
+}
+
+impl Default for SqliteOptions {
+    fn default() -> Self {
+        Self {
+            synchronous: Synchronous::default(),
+            max_pages: None,
+            migrate: true,
+        }
+    }
 }
 
 /// Why a store could not be opened. The text names the path and the reason.
@@ -78,6 +92,26 @@ pub enum OpenError {
     NotADatabase {
         /// The file.
         path: PathBuf,
+    },
+    /// The schema is older than this program, which may not bring it up to date.
+    #[error(
+        "the schema of database {} is not up to date (`drpcd migrate up` changes that):\n  {}",
+        path.display(),
+        missing.join("\n  ")
+    )]
+    NotMigrated {
+        /// The file.
+        path: PathBuf,
+        /// The migrations.
+        missing: Vec<String>,
+    },
+    /// The tables are not ours; they are left alone.
+    #[error("cannot open database {}: it has {found}", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// Whose they are.
+        found: Found,
     },
     /// The schema is of a newer program.
     #[error(
@@ -110,6 +144,9 @@ pub(super) struct Opened {
 
 pub(super) async fn open(dir: &Path, options: SqliteOptions) -> Result<Opened, OpenError> {
     let path = dir.join(FILE_NAME);
+    if !options.migrate {
+        expect_migrated(dir, &path).await?;
+    }
     create_directory(dir)?;
     create_file(&path).map_err(|source| OpenError::File {
         path: path.clone(),
@@ -120,6 +157,11 @@ pub(super) async fn open(dir: &Path, options: SqliteOptions) -> Result<Opened, O
     let mut writer = connect(&writer_options)
         .await
         .map_err(|error| refused(&path, &error))?;
+    let found = look::found(&mut writer).await;
+    let found = found.map_err(|error| refused(&path, &error))?;
+    if let Found::Foreign(_) = found {
+        return Err(OpenError::Foreign { path, found });
+    }
     migrate(&mut writer).await.map_err(|error| match error {
         MigrateError::VersionMissing(version) => OpenError::NewerSchema {
             path: path.clone(),
@@ -136,6 +178,24 @@ pub(super) async fn open(dir: &Path, options: SqliteOptions) -> Result<Opened, O
         writer_options,
         reader_options,
     })
+}
+
+/// Looks before anything is made or changed.
+async fn expect_migrated(dir: &Path, path: &Path) -> Result<(), OpenError> {
+    match Looked::at(dir).await? {
+        Some(mut file) => file.expect_migrated().await,
+        None => Err(OpenError::NotMigrated {
+            path: path.to_owned(),
+            missing: schema::unmigrated(&schema::migrations(&migrator(), &[])).collect(),
+        }),
+    }
+}
+
+/// A connection that writes into a file which exists.
+pub(in crate::store) async fn connect_for_writing(dir: &Path) -> Result<SqliteConnection, OpenError> {
+    let path = dir.join(FILE_NAME);
+    let options = connect_options(&path, SqliteOptions::default(), WRITER_CACHE_KIB);
+    connect(&options).await.map_err(|error| refused(&path, &error))
 }
 
 fn create_directory(dir: &Path) -> Result<(), OpenError> {
@@ -208,7 +268,7 @@ async fn migrate(connection: &mut SqliteConnection) -> Result<(), MigrateError> 
     Ok(())
 }
 
-fn migrator() -> Migrator {
+pub(super) fn migrator() -> Migrator {
     let initial = Migration::new(
         1,
         "initial".into(),
@@ -228,7 +288,7 @@ fn migrator() -> Migrator {
     migrator
 }
 
-fn refused(path: &Path, error: &sqlx::Error) -> OpenError {
+pub(super) fn refused(path: &Path, error: &sqlx::Error) -> OpenError {
     let path = path.to_owned();
     if primary_code(error) == Some(NOTADB) {
         return OpenError::NotADatabase { path };

@@ -78,6 +78,7 @@ async fn open(url: &str) -> SqlStore {
         url: Secret::new(url),
         max_connections: 4,
         migrate: true,
+        expected: None,
     };
     postgres::open(&options, Clock::system()).await.unwrap()
 }

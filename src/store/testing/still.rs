@@ -4,10 +4,6 @@
 //! what a database does. Its blocking tasks it does see: while one runs, time does not move by itself.
 
 use std::sync::mpsc;
-use std::time::Duration;
-
-/// Longer than anything takes; only a failing test waits that long.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Keeps time where it is until it is dropped, unless a test moves it.
 pub(crate) struct Still {
@@ -19,17 +15,5 @@ impl Still {
         let (running, ended) = mpsc::channel();
         tokio::task::spawn_blocking(move || ended.recv());
         Self { _running: running }
-    }
-}
-
-/// Runs a test whose time stands still unless it is moved by `tokio::time::advance`, whatever real work takes.
-pub(crate) async fn driven<T>(test: impl Future<Output = T>) -> T {
-    tokio::time::pause();
-    let (_running, ended) = mpsc::channel::<()>();
-    // Ends a test that hangs too.
-    let watchdog = tokio::task::spawn_blocking(move || ended.recv_timeout(PATIENCE));
-    tokio::select! {
-        result = test => result,
-        _ = watchdog => panic!("the test hangs"),
     }
 }

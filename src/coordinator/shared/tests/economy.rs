@@ -102,7 +102,9 @@ async fn a_burst_is_written_once_and_many_peers_by_one_statement() {
     let before = statements(&replicas);
     let agents: Vec<_> = (1..=200).map(|number| replicas.agent(0, number)).collect();
     for home in 1..20 {
-        agents.iter().for_each(|agent| agent.update(home));
+        for agent in &agents {
+            agent.update(home);
+        }
     }
     replicas.settle().await;
     let [(writes, reads)] = since(&replicas, &before)[..] else {
@@ -158,7 +160,9 @@ async fn an_unchanged_refresh_wakes_nobody() {
 async fn a_thousand_idle_agents_cost_a_few_statements_a_minute() {
     let replicas = Replicas::in_memory(1);
     let agents: Vec<_> = (1..=2_000).map(|number| replicas.agent(0, number)).collect();
-    agents.iter().for_each(|agent| agent.update(1));
+    for agent in &agents {
+        agent.update(1);
+    }
     after_a_refresh(&replicas).await;
     let (before, reads) = (replicas.ways[0].all_calls(), replicas.ways[0].calls(&READS));
     tokio::time::sleep(Duration::from_mins(10)).await;

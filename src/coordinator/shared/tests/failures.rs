@@ -39,7 +39,9 @@ async fn while_the_database_is_away_for_all_nobody_is_lost_and_everything_is_wri
     gone.update(50);
     replicas.settle().await;
 
-    replicas.ways.iter().for_each(|way| way.cut(true));
+    for way in &replicas.ways {
+        way.cut(true);
+    }
     tokio::time::sleep(Duration::from_mins(3)).await;
     agent.update(11);
     other.update(31);
@@ -53,7 +55,9 @@ async fn while_the_database_is_away_for_all_nobody_is_lost_and_everything_is_wri
     assert_eq!(agent.told().await, [], "nobody could know that somebody is lost");
     assert_eq!(local.told().await, [new(3, 31)]);
 
-    replicas.ways.iter().for_each(|way| way.cut(false));
+    for way in &replicas.ways {
+        way.cut(false);
+    }
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(row(&replicas, 1, 1), Some((false, encoded(11))));
     assert_eq!(row(&replicas, 3, 0), Some((false, encoded(31))));
@@ -67,10 +71,14 @@ async fn a_short_interruption_costs_nobody_a_connection_and_is_told_to_nobody() 
     let replicas = Replicas::in_memory(2);
     let (mut agent, mut client) = pair(&replicas).await;
     for _ in 0..5 {
-        replicas.ways.iter().for_each(|way| way.cut(true));
+        for way in &replicas.ways {
+            way.cut(true);
+        }
         agent.update(11);
         tokio::time::sleep(Duration::from_millis(3_500)).await;
-        replicas.ways.iter().for_each(|way| way.cut(false));
+        for way in &replicas.ways {
+            way.cut(false);
+        }
         tokio::time::sleep(Duration::from_millis(2_500)).await;
         agent.update(10);
         tokio::time::sleep(Duration::from_millis(2_500)).await;
@@ -135,7 +143,9 @@ async fn a_database_that_falls_back_to_a_copy_gets_back_what_it_has_forgotten_an
     replicas.settle().await;
     assert_eq!(row(&replicas, 3, 1), Some((true, encoded(30))));
 
-    replicas.ways.iter().for_each(|way| way.cut(true));
+    for way in &replicas.ways {
+        way.cut(true);
+    }
     tokio::time::sleep(Duration::from_secs(3)).await;
     {
         let mut rows = replicas.tables().rows();
@@ -143,7 +153,9 @@ async fn a_database_that_falls_back_to_a_copy_gets_back_what_it_has_forgotten_an
         rows.peers.values_mut().for_each(|row| row.lost = false);
         rows.tunnels.clear();
     }
-    replicas.ways.iter().for_each(|way| way.cut(false));
+    for way in &replicas.ways {
+        way.cut(false);
+    }
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(row(&replicas, 1, 1), Some((false, encoded(10))));
     assert_eq!(row(&replicas, 2, 0), Some((false, encoded(20))));
@@ -283,7 +295,9 @@ async fn closing_writes_goodbyes_and_marks_everybody_else_by_one_statement() {
     let replicas = Replicas::in_memory(1);
     replicas.all_started().await;
     let agents: Vec<_> = (1..=500).map(|number| replicas.agent(0, number)).collect();
-    agents.iter().for_each(|agent| agent.update(1));
+    for agent in &agents {
+        agent.update(1);
+    }
     replicas.settle().await;
     let way = &replicas.ways[0];
     let before = way.calls(&["put_peers"]);

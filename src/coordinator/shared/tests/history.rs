@@ -58,7 +58,7 @@ struct History<'r> {
     next_home: i32,
 }
 
-impl<'r> History<'r> {
+impl History<'_> {
     fn one(&mut self) -> u128 {
         self.random.random_range(1..=PEERS)
     }

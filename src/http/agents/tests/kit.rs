@@ -31,7 +31,6 @@ use crate::services::notifications::{Enqueuer, Methods};
 use crate::services::patience::Patience;
 use crate::services::tailnet::derp::DerpMaps;
 use crate::services::tailnet::derp_map::default_map;
-pub(super) use crate::store::testing::driven;
 use crate::store::testing::{EXAMPLE, FaultyStore, NOW};
 use crate::store::{Authenticated, Client, GitSshKey, Store, StoreError};
 

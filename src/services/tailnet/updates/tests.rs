@@ -17,7 +17,7 @@ use crate::services::tailnet::derp::DerpMaps;
 use crate::services::tailnet::derp_map::default_map;
 use crate::services::tailnet::resume::ResumeTokens;
 use crate::services::tailnet::{Authority, ClientParts, Identity, TailnetApi, TailnetServices, UserParts};
-use crate::store::testing::{FaultyStore, NOW, driven};
+use crate::store::testing::{FaultyStore, NOW};
 
 const SEED: &str = "owner: { username: ada }
 workspace: { name: dev }

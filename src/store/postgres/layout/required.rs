@@ -512,6 +512,9 @@ pub(super) const UNIQUE: &[(&str, &[&str])] = &[
     ("tailnet_tunnels", &["coordinator_id", "src_id", "dst_id"]),
 ];
 
+/// Primary keys of one column that a statement groups by, and reads other columns of.
+pub(super) const PRIMARY: &[(&str, &str)] = &[("workspace_builds", "id")];
+
 /// Constraints and unique indexes that an error is told by.
 pub(super) const NAMED: &[(&str, &str)] = &[
     ("workspace_agents", "max_logs_length"),

@@ -1,12 +1,14 @@
 //! The check against the shapes of a real deployment, with something taken away each time.
 
 use sqlx::AssertSqlSafe;
-use sqlx::{Connection as _, Executor as _};
+use sqlx::{Connection as _, Executor as _, SqlSafeStr as _};
 
-use super::required::{LABELS, NAMED, RELATIONS, TRIGGERS, UNIQUE, VIEW};
+use super::required::{LABELS, NAMED, PRIMARY, RELATIONS, TRIGGERS, UNIQUE, VIEW};
 use super::*;
-use crate::store::testing::coder;
+use crate::store::postgres::coordination;
+use crate::store::sql::all_statements;
 use crate::store::testing::postgres::Database;
+use crate::store::testing::{Engine, Place, Raw, coder};
 
 async fn connect(database: &Database) -> PgConnection {
     PgConnection::connect(database.url()).await.unwrap()
@@ -30,7 +32,7 @@ async fn a_coder_database_is_told_from_others_and_lacks_nothing() {
         return;
     };
     let mut connection = connect(&database).await;
-    assert_eq!(layout(&mut connection).await.unwrap(), Layout::Coder);
+    assert_eq!(layout(&mut connection).await.unwrap(), Found::Coder);
     let found = examine(&mut connection).await.unwrap();
     let expected = CoderSchema {
         version: Some(440),
@@ -46,17 +48,17 @@ async fn an_empty_database_is_nobodys_whatever_extensions_it_has() {
         return;
     };
     let mut connection = connect(&database).await;
-    assert_eq!(layout(&mut connection).await.unwrap(), Layout::Empty);
+    assert_eq!(layout(&mut connection).await.unwrap(), Found::None);
     connection
         .execute("CREATE EXTENSION pg_stat_statements")
         .await
         .unwrap();
-    assert_eq!(layout(&mut connection).await.unwrap(), Layout::Empty);
+    assert_eq!(layout(&mut connection).await.unwrap(), Found::None);
     connection
         .execute("CREATE TABLE drpcd_migrations (version bigint); CREATE TABLE workspace_agents (id uuid)")
         .await
         .unwrap();
-    assert_eq!(layout(&mut connection).await.unwrap(), Layout::Own);
+    assert_eq!(layout(&mut connection).await.unwrap(), Found::Own);
 }
 
 #[tokio::test]
@@ -70,7 +72,7 @@ async fn a_database_of_another_program_is_told_by_its_tables() {
         .await
         .unwrap();
     let tables = ["baskets", "orders"].map(str::to_owned).to_vec();
-    assert_eq!(layout(&mut connection).await.unwrap(), Layout::Foreign { tables });
+    assert_eq!(layout(&mut connection).await.unwrap(), Found::Foreign(tables));
 }
 
 #[tokio::test]
@@ -129,6 +131,11 @@ async fn constraints_indexes_and_triggers_that_are_relied_on_are_named() {
         let missing = missing_after(&mut connection, &sql).await;
         let expected = format!("table {table}: unique index of {} missing", columns.join(", "));
         assert!(missing.contains(&expected), "{expected}: {missing:?}");
+    }
+    for (table, column) in PRIMARY {
+        let sql = format!("ALTER TABLE {table} DROP CONSTRAINT {table}_pkey CASCADE");
+        let missing = missing_after(&mut connection, &sql).await;
+        assert_eq!(missing, [format!("table {table}: primary key {column} missing")]);
     }
     for (table, name) in NAMED {
         let sql = match *name {
@@ -203,4 +210,90 @@ async fn a_database_whose_triggers_do_not_publish_says_so() {
         );
         transaction.rollback().await.unwrap();
     }
+}
+
+/// Statements that never run on a coder database: the store refuses what would run them.
+fn is_ours_alone(name: &str) -> bool {
+    name.starts_with("seed_")
+        || name.starts_with("purge_")
+        || [
+            // Tokens of clients, and what clients are told.
+            "create_client_token",
+            "client_tokens",
+            "revoke_client_token",
+            "authenticate_client",
+            "owned_workspaces",
+            "owns_agent",
+            "resume_key",
+            "renew_external_auth_link",
+            "refuse_external_auth_link",
+            // What remains of replicas that are gone.
+            "lock_tailnet_cleanup",
+            "clean_tailnet_peers",
+            "clean_tailnet_tunnels",
+            "clean_tailnet_coordinators",
+            // Events in a table: SQLite's.
+            "last_event",
+            "events_since",
+            "prune_events",
+        ]
+        .contains(&name)
+}
+
+async fn prepare_all(connection: &mut PgConnection) {
+    let mut failed = Vec::new();
+    let all = all_statements().chain(coordination::STATEMENTS.iter().copied());
+    for statement in all.filter(|statement| !is_ours_alone(statement.name)) {
+        if let Err(error) = connection.prepare(statement.postgres.into_sql_str()).await {
+            failed.push(format!("{}: {error}", statement.name));
+        }
+    }
+    assert_eq!(failed, [""; 0]);
+}
+
+#[tokio::test]
+async fn every_statement_runs_on_a_deployment() {
+    let Some(database) = coder::deployment() else {
+        return;
+    };
+    prepare_all(&mut connect(&database).await).await;
+}
+
+#[tokio::test]
+async fn every_statement_needs_no_more_than_is_looked_for() {
+    let Some(database) = Database::new() else { return };
+    let mut connection = connect(&database).await;
+    for (name, labels) in LABELS {
+        let labels: Vec<_> = labels.iter().map(|label| format!("'{label}'")).collect();
+        let sql = format!("CREATE TYPE {name} AS ENUM ({})", labels.join(", "));
+        connection.execute(AssertSqlSafe(sql)).await.unwrap();
+    }
+    for relation in RELATIONS {
+        let column = |(name, kind): &(&str, Kind)| {
+            let list = if kind.is_array() { "[]" } else { "" };
+            format!("\"{name}\" {}{list}", kind.name())
+        };
+        let columns: Vec<_> = relation.columns.iter().map(column).collect();
+        let sql = format!("CREATE TABLE {} ({})", relation.name, columns.join(", "));
+        connection.execute(AssertSqlSafe(sql)).await.unwrap();
+    }
+    for (table, columns) in UNIQUE {
+        let sql = format!("CREATE UNIQUE INDEX ON {table} ({})", columns.join(", "));
+        connection.execute(AssertSqlSafe(sql)).await.unwrap();
+    }
+    for (table, column) in PRIMARY {
+        let sql = format!("ALTER TABLE {table} ADD PRIMARY KEY ({column})");
+        connection.execute(AssertSqlSafe(sql)).await.unwrap();
+    }
+    prepare_all(&mut connection).await;
+}
+
+#[tokio::test]
+async fn what_is_looked_for_is_in_our_own_schema_too() {
+    let place = Place::new(Engine::Postgres);
+    let Raw::Postgres(mut connection) = place.connect().await else {
+        return;
+    };
+    assert_eq!(layout(&mut connection).await.unwrap(), Found::Own);
+    assert_eq!(examine(&mut connection).await.unwrap().missing, [""; 0]);
 }

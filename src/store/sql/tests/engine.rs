@@ -126,6 +126,7 @@ async fn commits_are_as_durable_as_the_option_says() {
         let options = SqliteOptions {
             synchronous,
             max_pages: None,
+            ..SqliteOptions::default()
         };
         let store = sqlite::open(dir.path(), options).await.unwrap();
         let mut session = store.database.write().await.unwrap();

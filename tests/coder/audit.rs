@@ -1,10 +1,6 @@
-//! The database of an existing coder deployment: what is written there and what is not.
+//! The audit itself.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod support;
-
-use support::coder;
+use super::support::coder;
 
 #[test]
 fn the_audit_names_every_write_that_is_not_allowed_and_no_other() {

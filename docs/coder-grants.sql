@@ -1,0 +1,28 @@
+-- What drpcd needs of the database of a coder deployment: run it there as the owner of the tables, once for the role `drpcd`.
+-- A test serves agents with these rights alone.
+
+GRANT USAGE ON SCHEMA public TO drpcd;
+GRANT SELECT ON ALL TABLES IN SCHEMA public TO drpcd;
+GRANT USAGE ON SEQUENCE workspace_agent_logs_id_seq TO drpcd;
+
+GRANT INSERT, UPDATE (
+    first_connected_at, last_connected_at, disconnected_at, last_connected_replica_id, updated_at, version,
+    expanded_directory, subsystems, api_version, lifecycle_state, started_at, ready_at, logs_length, logs_overflowed,
+    display_apps, deleted
+) ON workspace_agents TO drpcd;
+GRANT INSERT, UPDATE (health) ON workspace_apps TO drpcd;
+GRANT INSERT ON workspace_app_statuses TO drpcd;
+GRANT INSERT ON workspace_agent_logs TO drpcd;
+GRANT INSERT ON workspace_agent_log_sources TO drpcd;
+GRANT INSERT ON workspace_agent_script_timings TO drpcd;
+GRANT INSERT ON workspace_agent_stats TO drpcd;
+GRANT UPDATE (value, error, collected_at) ON workspace_agent_metadata TO drpcd;
+GRANT UPDATE (state, debounced_until, updated_at) ON workspace_agent_memory_resource_monitors TO drpcd;
+GRANT UPDATE (state, debounced_until, updated_at) ON workspace_agent_volume_resource_monitors TO drpcd;
+GRANT INSERT, UPDATE (disconnect_time, disconnect_reason, code) ON connection_logs TO drpcd;
+GRANT UPDATE (last_used_at) ON workspaces TO drpcd;
+GRANT UPDATE (deadline, updated_at) ON workspace_builds TO drpcd;
+GRANT INSERT ON notification_messages TO drpcd;
+GRANT INSERT, UPDATE ON boundary_usage_stats TO drpcd;
+GRANT INSERT, UPDATE ON tailnet_coordinators TO drpcd;
+GRANT INSERT, UPDATE, DELETE ON tailnet_peers, tailnet_tunnels TO drpcd;

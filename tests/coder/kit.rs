@@ -1,0 +1,183 @@
+//! A deployment with every write recorded, servers and verbs on it, and who listens to its events.
+
+use std::path::Path;
+use std::process::{Command, Output};
+use std::thread::JoinHandle;
+
+use sqlx::postgres::PgListener;
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+
+use super::support::postgres::Database;
+use super::support::server::{Launch, Server};
+use super::support::{SeededAgent, coder, drpcd};
+
+const GRANTS: &str = include_str!("../../docs/coder-grants.sql");
+
+/// A deployment, and a directory for what servers log.
+pub(crate) struct Deployment {
+    pub(crate) database: Database,
+    directory: TempDir,
+}
+
+impl Deployment {
+    /// `None` without Postgres.
+    pub(crate) fn new() -> Option<Self> {
+        Some(Self {
+            database: coder::audited()?,
+            directory: tempfile::tempdir().unwrap(),
+        })
+    }
+
+    /// A verb of the binary.
+    pub(crate) fn verb(&self, arguments: &[&str]) -> Command {
+        let mut command = drpcd();
+        command
+            .args(arguments)
+            .args(["--postgres-url", self.database.url()]);
+        command
+    }
+
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        self.verb(arguments).output().unwrap()
+    }
+
+    /// A server that agents find by their tokens.
+    pub(crate) fn serve(&self, flags: &[&str], variables: &[(&str, &str)]) -> Server {
+        let mut command = self.verb(&["server", "--http-address", "127.0.0.1:0"]);
+        command.args(flags).envs(variables.iter().copied());
+        Server::unseeded(Launch::new(&command, self.log_file()))
+    }
+
+    /// As [`Deployment::serve`], as a database user with the rights that the documentation says.
+    pub(crate) fn serve_by_grants(&self, flags: &[&str]) -> (Server, Role<'_>) {
+        let role = Role::new(&self.database);
+        let mut command = drpcd();
+        command.args([
+            "server",
+            "--http-address",
+            "127.0.0.1:0",
+            "--postgres-url",
+            &role.url,
+        ]);
+        command.args(flags);
+        (Server::unseeded(Launch::new(&command, self.log_file())), role)
+    }
+
+    fn log_file(&self) -> std::path::PathBuf {
+        self.directory.path().join("log")
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub(crate) fn query(&self, sql: &str) -> Vec<String> {
+        coder::query(&self.database, sql)
+    }
+
+    pub(crate) fn value(&self, sql: &str) -> String {
+        let rows = self.query(sql);
+        assert_eq!(rows.len(), 1, "{sql}");
+        rows.into_iter().next().unwrap()
+    }
+
+    /// Nothing at all was written.
+    #[track_caller]
+    pub(crate) fn assert_untouched(&self) {
+        let writes = "SELECT operation || ' ' || table_name FROM audit.writes";
+        assert_eq!(self.query(writes), [""; 0]);
+    }
+
+    /// Nothing was written that is left to the deployment's own servers.
+    #[track_caller]
+    pub(crate) fn assert_lawful(&self) {
+        assert_eq!(coder::violations(&self.database), [""; 0]);
+    }
+
+    /// Hears what is published on `channels` from now on.
+    pub(crate) fn listen(&self, channels: &[&str]) -> Listener {
+        let (url, channels) = (self.database.url().to_owned(), channels.join(","));
+        let (ready, listening) = std::sync::mpsc::sync_channel(1);
+        let (stop, mut stopped) = oneshot::channel();
+        let hear = async move {
+            let mut listener = PgListener::connect(&url).await.unwrap();
+            listener.listen_all(channels.split(',')).await.unwrap();
+            ready.send(()).unwrap();
+            let mut heard = Vec::new();
+            loop {
+                tokio::select! {
+                    event = listener.recv() => {
+                        let event = event.unwrap();
+                        heard.push((event.channel().to_owned(), event.payload().to_owned()));
+                    }
+                    _ = &mut stopped => return heard,
+                }
+            }
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let thread = std::thread::spawn(move || runtime.block_on(hear));
+        listening.recv().unwrap();
+        Listener { stop, thread }
+    }
+}
+
+/// A database user with the rights of `docs/coder-grants.sql`; gone with this.
+pub(crate) struct Role<'d> {
+    database: &'d Database,
+    name: String,
+    url: String,
+}
+
+impl<'d> Role<'d> {
+    fn new(database: &'d Database) -> Self {
+        let name = format!("drpcd_{}", uuid::Uuid::new_v4().simple());
+        database.execute(&format!("CREATE ROLE {name} LOGIN PASSWORD 'a-password'"));
+        database.execute(&GRANTS.replace(" TO drpcd;", &format!(" TO {name};")));
+        let mut url: url::Url = database.url().parse().unwrap();
+        url.set_username(&name).unwrap();
+        url.set_password(Some("a-password")).unwrap();
+        let url = url.into();
+        Self { database, name, url }
+    }
+}
+
+impl Drop for Role<'_> {
+    fn drop(&mut self) {
+        let name = &self.name;
+        self.database
+            .execute(&format!("DROP OWNED BY {name}; DROP ROLE {name}"));
+    }
+}
+
+/// Whoever follows a deployment's events, as its dashboard does.
+pub(crate) struct Listener {
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<Vec<(String, String)>>,
+}
+
+impl Listener {
+    /// Channels and payloads, in their order.
+    pub(crate) fn heard(self) -> Vec<(String, String)> {
+        // What was published is there by now or within moments.
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        self.stop.send(()).unwrap();
+        self.thread.join().unwrap()
+    }
+}
+
+/// An agent by the last group of its ids; see `tests/fixtures/coder/5_deployment.sql`.
+pub(crate) fn agent(server: &Server, last: &str) -> SeededAgent {
+    SeededAgent {
+        name: last.to_owned(),
+        url: server.url.clone(),
+        token: format!("0000000d-0000-4000-8000-00000000000{last}"),
+    }
+}
