@@ -62,7 +62,9 @@ fn message(answer: &Answer) -> String {
 
 #[test]
 fn conn_060_and_062_reinit_pings_and_tells_of_a_claim_in_the_form_that_agents_read() {
-    let data = Data::new(EXAMPLE_SEED);
+    let owner = "owner: { username: ada, name: Ada Lovelace, email: ada@example.com }";
+    assert!(EXAMPLE_SEED.contains(owner));
+    let data = Data::new(&EXAMPLE_SEED.replacen(owner, "owner: { username: prebuilds }", 1));
     let server = data.serve(&[]);
     let (head, mut stream) = events(&server.url, &format!("{ME}/reinit"), &server.agent().token);
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
@@ -74,6 +76,7 @@ fn conn_060_and_062_reinit_pings_and_tells_of_a_claim_in_the_form_that_agents_re
             let length = stream.read(&mut buffer).unwrap();
             assert!(length > 0, "the stream ended: {text:?}");
             text.push_str(std::str::from_utf8(&buffer[..length]).unwrap());
+            assert!(text.matches("ping").count() < 4, "no {end:?}: {text:?}");
         }
         std::mem::take(&mut text)
     };

@@ -9,7 +9,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 
 use crate::coordinator::{EncodedNode, Snapshot};
-use crate::store::StoreError;
+use crate::store::{SharedSnapshot, StoreError, Tunnel};
 
 /// Peers and tunnels that a page shows: what a browser shows without trouble. The rest is counted.
 pub(super) const MAX_ROWS: usize = 1_000;
@@ -17,7 +17,8 @@ pub(super) const MAX_ROWS: usize = 1_000;
 /// Characters of a node's text. Honest ones have a few hundred.
 const MAX_NODE_TEXT: usize = 4_096;
 
-const TITLE: &str = "in-memory coordinator debug";
+/// Of a coordinator that shares nothing, and of one that does.
+const TITLES: [&str; 2] = ["in-memory coordinator debug", "coordinator debug"];
 
 pub(super) fn coordinator(snapshot: Result<Snapshot, StoreError>) -> Response {
     let snapshot = match snapshot {
@@ -31,9 +32,10 @@ pub(super) fn coordinator(snapshot: Result<Snapshot, StoreError>) -> Response {
 }
 
 fn write(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
+    let title = TITLES[usize::from(snapshot.shared.is_some())];
     write!(
         out,
-        "<!DOCTYPE html>\n<html>\n<head><meta charset=\"utf-8\"><title>{TITLE}</title></head>\n<body>\n<h1>{TITLE}</h1>\n"
+        "<!DOCTYPE html>\n<html>\n<head><meta charset=\"utf-8\"><title>{title}</title></head>\n<body>\n<h1>{title}</h1>\n"
     )?;
     heading(out, "peers", snapshot.total_peers, snapshot.peers.len())?;
     row(
@@ -59,7 +61,44 @@ fn write(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
     for (from, to) in &snapshot.tunnels {
         row(out, "td", &[from, to])?;
     }
-    out.push_str("</table>\n</body>\n</html>\n");
+    out.push_str("</table>\n");
+    if let Some(shared) = &snapshot.shared {
+        write_shared(out, shared)?;
+    }
+    out.push_str("</body>\n</html>\n");
+    Ok(())
+}
+
+/// What all replicas have stored.
+fn write_shared(out: &mut String, shared: &SharedSnapshot) -> fmt::Result {
+    let count = shared.replicas.len();
+    heading(out, "coordinators", count, count)?;
+    row(out, "th", &[&"id", &"heartbeat age"])?;
+    for (replica, age) in &shared.replicas {
+        row(out, "td", &[replica, &format!("{age:.1?}")])?;
+    }
+    out.push_str("</table>\n");
+    heading(out, "stored peers", shared.total_peers, shared.peers.len())?;
+    row(
+        out,
+        "th",
+        &[&"id", &"coordinator", &"status", &"write age", &"node"],
+    )?;
+    for (peer, age) in &shared.peers {
+        let status = if peer.lost { "lost" } else { "ok" };
+        let node = EncodedNode::from_stored(&peer.node);
+        let node = node.map_or_else(|error| error.to_string(), |node| node_text(&node));
+        let age = format!("{age:.1?}");
+        row(out, "td", &[&peer.id, &peer.replica, &status, &age, &node])?;
+    }
+    out.push_str("</table>\n");
+    heading(out, "stored tunnels", shared.total_tunnels, shared.tunnels.len())?;
+    row(out, "th", &[&"from", &"to", &"coordinator", &"age"])?;
+    for (stored, age) in &shared.tunnels {
+        let Tunnel { from, to } = stored.tunnel;
+        row(out, "td", &[&from, &to, &stored.replica, &format!("{age:.1?}")])?;
+    }
+    out.push_str("</table>\n");
     Ok(())
 }
 

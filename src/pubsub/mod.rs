@@ -65,8 +65,10 @@ struct Uplink {
 }
 
 /// What one subscriber has not read yet.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Queue {
+    /// Messages that may be unread.
+    most: usize,
     unread: Mutex<Unread>,
     changed: Notify,
 }
@@ -133,7 +135,16 @@ impl Pubsub {
     /// Messages of other processes may still pass by for a moment, or for as long as those cannot be reached. When that is
     /// over, [`Lagged`] says so: whoever subscribes, reads, and reads again when told to, misses nothing.
     pub fn subscribe(&self, channel: &str) -> Subscription {
-        let queue = Arc::new(Queue::default());
+        self.subscribe_up_to(MAX_UNREAD, channel)
+    }
+
+    /// The same, for who reads quickly but has to expect many messages at once: `most` may be unread.
+    pub fn subscribe_up_to(&self, most: usize, channel: &str) -> Subscription {
+        let queue = Arc::new(Queue {
+            most,
+            unread: Mutex::default(),
+            changed: Notify::new(),
+        });
         let mut channels = lock(&self.0.channels);
         let key = match channels.get_key_value(channel) {
             Some((key, _)) => Arc::clone(key),
@@ -200,7 +211,7 @@ impl Hub {
 impl Queue {
     fn push(&self, payload: Arc<str>) {
         let mut unread = lock(&self.unread);
-        if unread.payloads.len() == MAX_UNREAD {
+        if unread.payloads.len() == self.most {
             unread.lag();
         }
         unread.payloads.push_back(payload);
@@ -225,7 +236,7 @@ impl Queue {
 impl Unread {
     /// What is unread is part of what has to be read again.
     fn lag(&mut self) {
-        self.payloads.clear();
+        self.payloads = VecDeque::new();
         self.lagged = true;
     }
 }

@@ -4,7 +4,7 @@
 //! sets (methods, outcomes, statements, status codes), so their number is bounded.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
@@ -38,7 +38,7 @@ struct Inner {
     latency: Family<MethodLabels, Histogram, fn() -> Histogram>,
     build_durations: BuildDurations,
     network_events: Family<NetworkLabels, Counter>,
-    readings: Arc<OnceLock<Vec<Reading>>>,
+    readings: Readings,
 }
 
 /// A number that another part keeps, read when asked for.
@@ -146,8 +146,8 @@ impl Metrics {
             network_events.clone(),
         );
         registry.register_collector(Box::new(Statements(store)));
-        let readings = Arc::new(OnceLock::new());
-        registry.register_collector(Box::new(Readings(Arc::clone(&readings))));
+        let readings = Readings::default();
+        registry.register_collector(Box::new(readings.clone()));
         Self(Arc::new(Inner {
             registry: root,
             sessions,
@@ -184,9 +184,9 @@ impl Metrics {
         NetworkSink::new(self.0.network_events.clone())
     }
 
-    /// Adds numbers of other parts, some of which are built after the metrics. Only the first call has an effect.
+    /// Adds numbers of other parts, some of which are built after the metrics.
     pub fn add_readings(&self, readings: Vec<Reading>) {
-        let _ = self.0.readings.set(readings);
+        self.0.readings.all().extend(readings);
     }
 
     /// All metrics in the OpenMetrics text form.
@@ -246,12 +246,19 @@ impl Collector for Statements {
 }
 
 /// Numbers of other parts.
-#[derive(Debug)]
-struct Readings(Arc<OnceLock<Vec<Reading>>>);
+#[derive(Clone, Debug, Default)]
+struct Readings(Arc<Mutex<Vec<Reading>>>);
+
+impl Readings {
+    fn all(&self) -> MutexGuard<'_, Vec<Reading>> {
+        // A panic while one was read leaves the list as it was.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Collector for Readings {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        for reading in self.0.get().into_iter().flatten() {
+        for reading in self.all().iter() {
             let value = (reading.read)();
             if reading.is_counter {
                 let counter = ConstCounter::new(value);

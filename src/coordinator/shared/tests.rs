@@ -1,6 +1,8 @@
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Mutex as AsyncMutex;
 use uuid::Uuid;
 
 use super::testing::{Tables, Way};
@@ -9,7 +11,9 @@ use crate::clock::Timestamp;
 use crate::coordinator::suite::peer::{Peer, Told, id, node};
 use crate::coordinator::suite::{Harness, coordinator_suite};
 use crate::proto::tailnet::coordinate_response::peer_update::Kind;
-use crate::store::testing::{Engine, Place};
+use crate::pubsub::{Remote, Subscription};
+use crate::store::postgres::notify::Notifications;
+use crate::store::testing::{Engine, Place, postgres};
 use crate::store::{PeerWrite, Tunnel};
 
 mod cases;
@@ -25,11 +29,66 @@ struct Replicas {
     database: Arc<dyn Coordination>,
     /// The database, if it is one in memory.
     tables: Option<Arc<Tables>>,
-    /// Where it lives, if it is a real one. Held for its drop, after everything that uses it.
+    /// Of those that a test plays; in memory, everybody's.
     hub: Pubsub,
     ways: Vec<Arc<Way>>,
     coordinators: Vec<SharedCoordinator>,
-    _place: Option<Place>,
+    real: Option<Real>,
+}
+
+/// What replicas have on a real database.
+struct Real {
+    notifications: Notifications,
+    /// Each hub, the test's first, with what comes of settling.
+    hubs: Vec<(Pubsub, AsyncMutex<Subscription>)>,
+    remotes: Vec<Remote>,
+    /// Dropped last.
+    database: postgres::Database,
+}
+
+/// On which replicas tell each other that everything said before has been heard.
+const SETTLING: &str = "test_settling";
+
+impl Real {
+    async fn new(database: postgres::Database) -> Self {
+        let mut real = Self {
+            notifications: Notifications::new(&database.url().parse().unwrap()),
+            hubs: Vec::new(),
+            remotes: Vec::new(),
+            database,
+        };
+        real.hub().await;
+        real
+    }
+
+    /// One more.
+    async fn hub(&mut self) -> Pubsub {
+        let (hub, remote) = Remote::start(self.notifications.clone(), &Clock::system());
+        let settling = hub.subscribe(SETTLING);
+        remote.status().connected().await;
+        self.remotes.push(remote);
+        self.hubs.push((hub.clone(), AsyncMutex::new(settling)));
+        hub
+    }
+
+    /// Waits until everybody has heard everything that was said before.
+    async fn settle(&self) {
+        let mark = Uuid::new_v4();
+        for (number, (hub, _)) in self.hubs.iter().enumerate() {
+            hub.publish(SETTLING, &format!("{mark} {number}"));
+        }
+        for (_, settling) in &self.hubs {
+            let mut settling = settling.lock().await;
+            let mut missing: HashSet<String> = (0..self.hubs.len())
+                .map(|number| format!("{mark} {number}"))
+                .collect();
+            while !missing.is_empty() {
+                // Whoever missed something has to settle anew.
+                let Ok(heard) = settling.next().await else { return };
+                missing.remove(&*heard);
+            }
+        }
+    }
 }
 
 fn replica(number: usize) -> ReplicaId {
@@ -41,51 +100,63 @@ impl Replicas {
     fn in_memory(count: usize) -> Self {
         let hub = Pubsub::in_process();
         let tables = Tables::new(None);
-        Self::new(count, Arc::clone(&tables) as _, hub, false).with(Some(tables), None)
+        Self::new(count, &tables, &hub, false)
     }
 
     /// The same, with triggers that notify.
     fn with_triggers(count: usize) -> Self {
         let hub = Pubsub::in_process();
         let tables = Tables::new(Some(hub.clone()));
-        Self::new(count, Arc::clone(&tables) as _, hub, true).with(Some(tables), None)
+        Self::new(count, &tables, &hub, true)
     }
 
-    /// With a real database; nothing without Postgres.
-    async fn on_postgres(count: usize) -> Option<Self> {
-        let place = match Place::new(Engine::Postgres) {
-            Place::Sqlite(_) => return None,
-            place @ Place::Postgres(_) => place,
-        };
-        let database = Arc::new(place.open().await);
-        Some(Self::new(count, database, Pubsub::in_process(), false).with(None, Some(place)))
-    }
-
-    fn new(count: usize, database: Arc<dyn Coordination>, hub: Pubsub, triggers_notify: bool) -> Self {
+    fn new(count: usize, tables: &Arc<Tables>, hub: &Pubsub, triggers_notify: bool) -> Self {
         let mut replicas = Self {
-            database,
-            tables: None,
-            hub,
+            database: Arc::clone(tables) as _,
+            tables: Some(Arc::clone(tables)),
+            hub: hub.clone(),
             ways: Vec::new(),
             coordinators: Vec::new(),
-            _place: None,
+            real: None,
         };
         for _ in 0..count {
-            replicas.add(triggers_notify);
+            replicas.start(hub.clone(), triggers_notify);
         }
         replicas
     }
 
-    fn with(self, tables: Option<Arc<Tables>>, place: Option<Place>) -> Self {
-        Self {
-            tables,
-            _place: place,
-            ..self
+    /// With a real database; nothing without Postgres.
+    async fn on_postgres(count: usize) -> Option<Self> {
+        let place = Place::new(Engine::Postgres);
+        let store = place.open().await;
+        let Place::Postgres(database) = place else {
+            return None;
+        };
+        let real = Real::new(database).await;
+        let mut replicas = Self {
+            database: Arc::new(store),
+            tables: None,
+            hub: real.hubs[0].0.clone(),
+            ways: Vec::new(),
+            coordinators: Vec::new(),
+            real: Some(real),
+        };
+        for _ in 0..count {
+            replicas.add().await;
         }
+        Some(replicas)
     }
 
     /// One more.
-    fn add(&mut self, triggers_notify: bool) {
+    async fn add(&mut self) {
+        let hub = match &mut self.real {
+            Some(real) => real.hub().await,
+            None => self.hub.clone(),
+        };
+        self.start(hub, false);
+    }
+
+    fn start(&mut self, hub: Pubsub, triggers_notify: bool) {
         let options = SharedOptions {
             replica: replica(self.ways.len()),
             triggers_notify,
@@ -93,13 +164,26 @@ impl Replicas {
         let way = Way::to(Arc::clone(&self.database));
         let clock = Clock::driven(Timestamp::UNIX_EPOCH);
         let database = Arc::clone(&way) as Arc<dyn Coordination>;
-        self.coordinators.push(SharedCoordinator::start(
-            database,
-            self.hub.clone(),
-            clock,
-            options,
-        ));
+        self.coordinators
+            .push(SharedCoordinator::start(database, hub, clock, options));
         self.ways.push(way);
+    }
+
+    /// Nobody hears what is said now, and everybody knows that something was missed.
+    fn miss_everything(&self, during: impl FnOnce()) {
+        match &self.real {
+            None => {
+                during();
+                self.hub.lose_messages();
+            }
+            Some(real) => {
+                real.database.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                    WHERE datname = current_database() AND application_name = 'drpcd listen'",
+                );
+                during();
+            }
+        }
     }
 
     fn tables(&self) -> &Tables {
@@ -259,7 +343,14 @@ impl Harness for Replicas {
     async fn settle(&self) {
         let mut idle = 0;
         for _ in 0..1_000 {
-            tokio::time::sleep(Duration::from_millis(60)).await;
+            match &self.real {
+                Some(real) => {
+                    real.settle().await;
+                    // What was heard has been taken in.
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                None => tokio::time::sleep(Duration::from_millis(60)).await,
+            }
             idle = if self.is_idle() { idle + 1 } else { 0 };
             // What was written last has been heard of.
             if idle == 2 {
@@ -276,9 +367,11 @@ impl Harness for Replicas {
     }
 
     async fn reset(&self) {
-        let mut rows = self.tables().rows();
-        rows.peers.clear();
-        rows.tunnels.clear();
+        if let Some(tables) = &self.tables {
+            let mut rows = tables.rows();
+            rows.peers.clear();
+            rows.tunnels.clear();
+        }
     }
 }
 
@@ -304,4 +397,37 @@ mod three_with_triggers {
         #[tokio::test(start_paused = true)]
         Replicas::with_triggers(3)
     );
+}
+
+mod two_on_postgres {
+    use super::*;
+
+    coordinator_suite! {
+        #[tokio::test] match Replicas::on_postgres(2).await {
+            Some(replicas) => replicas,
+            None => return,
+        };
+        tn_036_and_037_a_node_is_kept_without_any_tunnel
+        tn_038_and_039_tunnel_peers_hear_of_each_other
+        tn_040_a_returning_agent_gets_its_clients_at_once
+        tn_041_of_a_burst_the_last_update_counts
+        tn_042_and_043_a_second_connection_replaces_the_first_and_nobody_notices
+        tn_044_tunnels_in_both_directions_tell_once
+        tn_045_goodbye_is_disconnected_and_ends_without_an_error
+        tn_046_a_cut_is_lost
+        tn_047_who_was_never_told_of_a_peer_is_not_told_of_its_loss
+        tn_048_an_unchanged_node_is_no_news
+        tn_049_removing_a_tunnel_parts_both_ends
+        tn_050_a_tunnel_may_come_before_its_other_end
+        tn_051_readiness_carries_the_senders_id
+        tn_052_without_a_tunnel_readiness_is_an_error_and_the_stream_stays_open
+        tn_053_a_stranger_in_the_list_costs_the_others_nothing
+        tn_054_goodbye_and_readiness_in_one_request
+        tn_035_and_055_a_request_with_a_bad_id_changes_nothing
+        tn_059_readiness_for_a_stalled_client_costs_the_agent_nothing
+        tn_060_closing_tells_of_losses_then_ends_every_stream_and_those_that_come_later
+        tn_062_many_peers_come_in_several_responses
+        who_comes_and_goes_unread_leaves_nothing_to_read
+        a_random_history_ends_in_the_state_that_the_tunnels_say
+    }
 }

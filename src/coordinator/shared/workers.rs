@@ -50,6 +50,10 @@ const REFRESH: Duration = Duration::from_secs(30);
 /// Replicas that missed notifications at the same time do not all read at the same time.
 const RESYNC_WITHIN: Duration = Duration::from_millis(500);
 
+/// Notifications of one channel that may be unread: those of all peers of a replica that ends. Each holds at most 73
+/// characters, so together they have some megabytes at most.
+const MAX_UNREAD: usize = 32 * 1_024;
+
 /// Notifications that are taken with the lock held once.
 const NOTICES_AT_ONCE: usize = 256;
 
@@ -416,7 +420,7 @@ struct Heard {
 
 impl Heard {
     fn subscribe(shared: &Shared) -> Self {
-        let subscribe = |channel| shared.pubsub.subscribe(channel);
+        let subscribe = |channel| shared.pubsub.subscribe_up_to(MAX_UNREAD, channel);
         Self {
             peers: subscribe(notices::PEER_UPDATE),
             tunnels: subscribe(notices::TUNNEL_UPDATE),

@@ -34,10 +34,11 @@ pub(crate) trait Harness {
     async fn reset(&self);
 }
 
-/// Runs every case of the suite against the harness that an expression makes, as the attribute says.
+/// Runs every case of the suite, or those that are named, against the harness that an expression makes, as the attribute
+/// says.
 macro_rules! coordinator_suite {
     (#[$test:meta] $harness:expr) => {
-        $crate::coordinator::suite::coordinator_suite! { @cases #[$test] $harness;
+        $crate::coordinator::suite::coordinator_suite! { #[$test] $harness;
             tn_036_and_037_a_node_is_kept_without_any_tunnel
             tn_038_and_039_tunnel_peers_hear_of_each_other
             tn_040_a_returning_agent_gets_its_clients_at_once
@@ -70,7 +71,7 @@ macro_rules! coordinator_suite {
             random_histories_of_many_end_in_the_state_that_the_tunnels_say
         }
     };
-    (@cases #[$test:meta] $harness:expr; $($case:ident)*) => {$(
+    (#[$test:meta] $harness:expr; $($case:ident)*) => {$(
         #[$test]
         async fn $case() {
             $crate::coordinator::suite::$case(&$harness).await;

@@ -46,6 +46,17 @@ pub(crate) async fn random_histories_of_many_end_in_the_state_that_the_tunnels_s
     }
 }
 
+/// A short one, where each settlement takes time.
+pub(crate) async fn a_random_history_ends_in_the_state_that_the_tunnels_say<H: Harness>(h: &H) {
+    let plan = Plan {
+        seed: 1_000,
+        steps: 500,
+        peers: 8,
+        slow_among: 4,
+    };
+    play(h, &plan).await;
+}
+
 async fn play<H: Harness>(h: &H, plan: &Plan) {
     let mut history = History::new(h, plan);
     for step in 1..plan.steps {

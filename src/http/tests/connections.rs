@@ -110,7 +110,9 @@ async fn an_upgrade_has_so_much_time() {
     let answer = rpc::establish(&app, app.handshakes.token(), request, |_, _| unreachable!());
     assert_eq!(answer.status(), 101);
     app.handshakes.close();
-    app.handshakes.wait().await;
+    tokio::time::timeout(2 * UPGRADE_TIMEOUT, app.handshakes.wait())
+        .await
+        .unwrap();
     let took = app.clock.monotonic() - began;
     assert!(
         (UPGRADE_TIMEOUT..UPGRADE_TIMEOUT + QUIET).contains(&took),

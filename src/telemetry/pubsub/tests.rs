@@ -9,7 +9,7 @@ use crate::clock::Clock;
 use crate::pubsub::Remote;
 use crate::store::postgres::notify::Notifications;
 use crate::store::testing::RecordingStore;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Metrics, Reading};
 
 #[tokio::test]
 async fn the_numbers_are_those_of_the_moment() {
@@ -18,6 +18,7 @@ async fn the_numbers_are_those_of_the_moment() {
     let (pubsub, remote) = Remote::start(Notifications::new(&options), &Clock::system());
     let metrics = Metrics::new(Arc::new(RecordingStore::default()), None);
     metrics.add_readings(readings(remote.status()));
+    metrics.add_readings(vec![Reading::gauge("another", "Of another part", || 7.0)]);
     pubsub.publish("channel", "1");
     pubsub.publish("channel", "2");
     let text = metrics.text();
@@ -29,6 +30,7 @@ async fn the_numbers_are_those_of_the_moment() {
         "drpcd_pubsub_messages_received_total 0.0",
         "drpcd_pubsub_statements_total 0.0",
         "drpcd_pubsub_gaps_total 0.0",
+        "drpcd_another 7.0",
     ] {
         assert!(text.lines().any(|other| other == line), "{line}:\n{text}");
     }

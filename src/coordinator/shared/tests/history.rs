@@ -6,7 +6,6 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
-use crate::coordinator::shared::notices;
 
 const PEERS: u128 = 10;
 
@@ -98,11 +97,7 @@ impl History<'_> {
         match self.random.random_range(0..40) {
             0 => way.cut(self.random.random()),
             1 => way.lose_answers(self.random.random()),
-            2 => {
-                for _ in 0..300 {
-                    self.replicas.hub.publish(notices::PEER_UPDATE, "missed");
-                }
-            }
+            2 => self.replicas.hub.lose_messages(),
             3 => {
                 let millis = self.random.random_range(1..4_000);
                 tokio::time::sleep(Duration::from_millis(millis)).await;

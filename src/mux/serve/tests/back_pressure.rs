@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::super::{SEND_BUFFER, SESSION_RECEIVE_BUFFER, SESSION_SEND_BUFFER};
+use super::super::{MAX_OVERFLOWS_PER_SECOND, SEND_BUFFER, SESSION_RECEIVE_BUFFER, SESSION_SEND_BUFFER};
 use super::kit::*;
 use crate::mux::MAX_PACKET;
 
@@ -171,6 +171,18 @@ async fn wire_040_and_092_a_finished_call_keeps_reading() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn wire_040_a_message_that_a_handler_leaves_unread_holds_nothing_up() {
+    let mut peer = Peer::new();
+    peer.send(&[open(1, "/t/LeaveLate"), data(0, 1, &message(2, "unread"))])
+        .await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    peer.received();
+    assert_eq!(peer.seen.running(), 0);
+    peer.send(&[window(FIN, 1, 0)]).await;
+    peer.expect(&[window(FIN, 1, 0)]);
+}
+
 /// The first of up to 200 streams that is reset, when each sends `input` after its SYN; how many bytes each holds is known.
 async fn first_reset(peer: &mut Peer, input: &[u8]) -> Option<u32> {
     for stream in (1..400).step_by(2) {
@@ -249,6 +261,17 @@ fn request_of(bytes: usize) -> Vec<u8> {
     [&[5, 1, 2][..], &varint(bytes), &body].concat()
 }
 
+/// Makes a call whose handler keeps a request of so many bytes.
+async fn hold(peer: &mut Peer, stream: u32, size: usize) {
+    peer.send(&[open(stream, "/t/Silent")]).await;
+    for part in request_of(size).chunks(64 * 1024) {
+        let header = bytes(&data(0, stream, ""));
+        let length = u32::try_from(part.len()).unwrap().to_be_bytes();
+        peer.push(&[&header[..8], &length, part].concat());
+        settle().await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_session_may_hold_so_much_input_and_no_more() {
     const FULL: usize = SESSION_RECEIVE_BUFFER / MAX_PACKET;
@@ -261,13 +284,7 @@ async fn a_session_may_hold_so_much_input_and_no_more() {
         let mut peer = Peer::new();
         let sizes = (1..FULL).map(|_| MAX_PACKET).chain([last_but_one, 2]);
         for (stream, size) in (1..).step_by(2).zip(sizes) {
-            peer.send(&[open(stream, "/t/Silent")]).await;
-            for part in request_of(size).chunks(64 * 1024) {
-                let header = bytes(&data(0, stream, ""));
-                let length = u32::try_from(part.len()).unwrap().to_be_bytes();
-                peer.push(&[&header[..8], &length, part].concat());
-                settle().await;
-            }
+            hold(&mut peer, stream, size).await;
         }
         let resets = frames(&peer.received())
             .iter()
@@ -275,6 +292,40 @@ async fn a_session_may_hold_so_much_input_and_no_more() {
             .count();
         assert_eq!(resets, usize::from(reset), "{last_but_one}");
         assert_eq!(peer.seen.running(), FULL + usize::from(!reset));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_that_are_reset_for_want_of_room_make_their_session_wait() {
+    const FULL: usize = SESSION_RECEIVE_BUFFER / MAX_PACKET;
+    // Beside them each stream takes some of a second for itself.
+    for (streams, waits) in [
+        (MAX_OVERFLOWS_PER_SECOND - 2, false),
+        (MAX_OVERFLOWS_PER_SECOND + 2, true),
+    ] {
+        let mut peer = Peer::new();
+        let sizes = (0..FULL).map(|_| MAX_PACKET);
+        let mut ids = (1..).step_by(2);
+        for size in sizes {
+            hold(&mut peer, ids.next().unwrap(), size).await;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        peer.received();
+        let too_many: Vec<u8> = (0..streams)
+            .flat_map(|_| bytes(&call(ids.next().unwrap(), "/t/Silent", "x")))
+            .collect();
+        peer.push(&too_many);
+        peer.push(&bytes("000200010000000000000007"));
+        settle().await;
+        let pongs = |peer: &mut Peer| {
+            frames(&peer.received())
+                .iter()
+                .filter(|frame| frame.0 == 2)
+                .count()
+        };
+        assert_eq!(pongs(&mut peer), usize::from(!waits), "{streams}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(pongs(&mut peer), usize::from(waits), "{streams}");
     }
 }
 

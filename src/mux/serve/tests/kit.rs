@@ -176,6 +176,18 @@ fn registry() -> Registry<Seen> {
         "/t/Leave",
         |_: &Seen, _: Inbound<Text>, _: Outbound<Text>| async { Ok(()) },
     );
+    // The same, later and without having read.
+    registry.bidi(
+        "/t/LeaveLate",
+        |seen: &Seen, requests: Inbound<Text>, replies: Outbound<Text>| {
+            let running = seen.enter();
+            async move {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                drop((running, requests, replies));
+                Ok(())
+            }
+        },
+    );
     registry.bidi(
         "/t/LeaveWithError",
         |_: &Seen, _: Inbound<Text>, _: Outbound<Text>| async { Err(Status::new(9, "enough")) },
