@@ -7,9 +7,11 @@
 //!
 //! An argument's clap id is its key in the configuration file, with dots between groups.
 
+mod choices;
 mod external_auth;
 mod file;
 mod layers;
+mod parse;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -25,10 +27,16 @@ use crate::services::external_auth::Provider;
 use crate::store::Tables;
 use crate::telemetry::agent_metrics::AgentLabel;
 
+pub use choices::{ConnectionLogKind, NotificationsMethod, Synchronous};
 pub(crate) use external_auth::MAX_PROVIDERS;
 pub use external_auth::read_providers;
 pub use file::{ConfigError, ConfigFile};
 pub use layers::{describe, layer};
+pub(crate) use parse::parse_secret;
+use parse::{
+    parse_agent_label, parse_bool, parse_http_url, parse_listen_address, parse_positive_duration,
+    parse_wildcard,
+};
 
 /// Largest id of a DERP region: a node tells its home region as 32 bits, and the regions of STUN servers come behind.
 const MAX_REGION: i64 = 1_000_000_000;
@@ -178,35 +186,6 @@ impl CommonConfig {
             Some(StoreKind::Coder) => database(Some(Tables::Coder)).ok_or(NoStorePlace::NoUrl),
         }
     }
-}
-
-/// How sure a commit is to survive a power loss.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Synchronous {
-    /// The database stays whole; the last commits may be lost.
-    Normal,
-    /// No commit is lost.
-    Full,
-}
-
-/// How notifications are delivered beside the inbox.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum NotificationsMethod {
-    /// By mail.
-    Smtp,
-    /// By HTTP requests to a receiver.
-    Webhook,
-}
-
-/// A place for reports of connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum ConnectionLogKind {
-    /// A row each.
-    Database,
-    /// A log line each.
-    Log,
-    /// Nowhere.
-    None,
 }
 
 /// The settings of `server`.
@@ -616,60 +595,6 @@ fn default_access_url(mut listening: SocketAddr) -> Url {
 /// The access URL that a bare `seed` prints: that of a server with default settings.
 pub fn bare_access_url() -> Url {
     default_access_url(SocketAddr::from(([127, 0, 0, 1], 3000)))
-}
-
-/// Takes anything, so that no error repeats it; whoever uses it finds what is wrong.
-#[expect(clippy::unnecessary_wraps, reason = "what clap asks of a parser")]
-pub(crate) fn parse_secret(text: &str) -> Result<Secret, std::convert::Infallible> {
-    Ok(Secret::new(text))
-}
-
-fn parse_http_url(text: &str) -> Result<Url, String> {
-    let url = Url::parse(text).map_err(|error| error.to_string())?;
-    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-        return Err("must be an http or https URL".to_owned());
-    }
-    Ok(url)
-}
-
-/// Go's form: `host:port`, `[v6]:port`, or `:port` for every address of the machine.
-fn parse_listen_address(text: &str) -> Result<String, String> {
-    let (_, port) = text.rsplit_once(':').ok_or("must be HOST:PORT")?;
-    port.parse::<u16>()
-        .map_err(|_| "the port must be a number from 0 to 65535")?;
-    Ok(text.to_owned())
-}
-
-fn parse_wildcard(text: &str) -> Result<String, String> {
-    if text.starts_with('*') && text.contains('.') && !text.contains('/') {
-        Ok(text.to_owned())
-    } else {
-        Err("must be of the form *.example.com".to_owned())
-    }
-}
-
-fn parse_agent_label(text: &str) -> Result<AgentLabel, String> {
-    AgentLabel::from_name(text).ok_or_else(|| {
-        let names = AgentLabel::ALL.map(AgentLabel::as_str);
-        format!("must be one of {}", names.join(", "))
-    })
-}
-
-fn parse_positive_duration(text: &str) -> Result<Duration, String> {
-    match parse_go_duration(text) {
-        Ok(Duration::ZERO) => Err("must be longer than 0".to_owned()),
-        Ok(duration) => Ok(duration),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-/// What Go's `strconv.ParseBool` takes.
-fn parse_bool(text: &str) -> Result<bool, String> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err("must be true or false".to_owned()),
-    }
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ fn conn_075_a_coder_database_is_never_migrated() {
     // Nor when a server or a check opens it.
     assert_eq!(deployment.run(&["db", "check"]).status.code(), Some(0));
     let server = deployment.serve(&["--auto-migrate"], &[]);
-    assert_eq!(server.stop(), Some(0));
+    assert_eq!(server.stop(), Some(0), "{}", deployment.log());
     deployment.assert_lawful();
     assert_eq!(
         deployment.value("SELECT to_regclass('drpcd_migrations') IS NULL"),
@@ -168,6 +168,6 @@ fn clients_are_told_that_they_are_not_served() {
             "{answer:?}"
         );
     }
-    assert_eq!(server.stop(), Some(0));
+    assert_eq!(server.stop(), Some(0), "{}", deployment.log());
     deployment.assert_lawful();
 }

@@ -43,7 +43,7 @@ fn agents_use_every_method_and_nothing_is_written_but_what_they_report() {
     for last in ["3", "4", "6", "9"] {
         assert_eq!(server.dial(&agent(&server, last)).0.status, 401, "{last}");
     }
-    assert_eq!(server.stop(), Some(0));
+    assert_eq!(server.stop(), Some(0), "{}", deployment.log());
     let heard = listener.heard();
     drop(role);
 
@@ -349,7 +349,7 @@ fn keys_and_links_are_read_and_never_changed() {
         link.to_string().contains("encrypted") && !link.to_string().contains("c2Vh"),
         "{link}"
     );
-    assert_eq!(server.stop(), Some(0));
+    assert_eq!(server.stop(), Some(0), "{}", deployment.log());
     assert!(provider.accept().is_err(), "somebody asked for a new token");
     deployment.assert_lawful();
     let links = "SELECT concat_ws(' ', provider_id, oauth_access_token, oauth_refresh_token, oauth_refresh_failure_reason)

@@ -50,6 +50,9 @@ const HANDSHAKES_AT_ONCE: usize = 1_024;
 /// How long closing may take to write that the peers are lost. Without, other replicas find out by themselves.
 const CLOSE_LIMIT: Duration = Duration::from_secs(15);
 
+/// How long closing waits for what is being written or read. What it marks afterwards as lost is what counts.
+const CLOSE_WORK_LIMIT: Duration = Duration::from_secs(2);
+
 /// How often closing looks whether everything is written, and tries again what failed.
 const CLOSE_LOOKS: Duration = Duration::from_millis(20);
 const CLOSE_TRIES: Duration = Duration::from_millis(500);
@@ -195,8 +198,14 @@ impl Shared {
     async fn close(&self) {
         self.change(Core::close);
         let written = async {
-            while !self.state().core.is_idle() {
-                self.clock.sleep(CLOSE_LOOKS).await;
+            let idle = async {
+                while !self.state().core.is_idle() {
+                    self.clock.sleep(CLOSE_LOOKS).await;
+                }
+            };
+            tokio::select! {
+                () = idle => {}
+                () = self.clock.sleep(CLOSE_WORK_LIMIT) => {}
             }
             let replica = self.state().core.setting().replica;
             loop {

@@ -120,6 +120,18 @@ impl<K: Copy + Eq + Hash> WorkQueue<K> {
         self.put_back(keys);
     }
 
+    /// Keys that wait and are not `wanted` any more do so no longer.
+    pub(super) fn retain(&mut self, wanted: impl Fn(K) -> bool) {
+        let states = &mut self.states;
+        self.waiting.retain(|key| {
+            let is_wanted = wanted(*key);
+            if !is_wanted {
+                states.remove(key);
+            }
+            is_wanted
+        });
+    }
+
     /// Whether a key waits, the round apart.
     pub(super) fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()
@@ -197,6 +209,17 @@ mod tests {
         assert!(queue.is_worked_on(1) && queue.is_outdated(1));
         queue.done([1]);
         assert!(!queue.is_worked_on(1) && !queue.is_outdated(1));
+    }
+
+    #[test]
+    fn what_is_no_longer_wanted_waits_no_longer() {
+        let mut queue = WorkQueue::default();
+        (1..=4).for_each(|key| queue.add(key));
+        queue.take(1);
+        queue.retain(|key| key == 3);
+        assert_eq!(queue.take(9), [3], "and what is being done is left alone");
+        queue.done([1, 3]);
+        assert!(queue.is_idle());
     }
 
     #[test]

@@ -67,6 +67,15 @@ impl Replicas {
             .is_some_and(|replica| replica.heard.is_some())
     }
 
+    /// How many live.
+    #[cfg(test)]
+    pub(super) fn living(&self) -> usize {
+        self.others
+            .values()
+            .filter(|replica| replica.heard.is_some())
+            .count()
+    }
+
     /// A replica says that it lives. True when that was not known.
     pub(super) fn heard(&mut self, id: ReplicaId, now: Instant) -> bool {
         if id == self.me || (self.others.len() >= MAX_REPLICAS && !self.others.contains_key(&id)) {

@@ -144,6 +144,7 @@ impl Replicas {
         for _ in 0..count {
             replicas.add().await;
         }
+        replicas.all_started().await;
         Some(replicas)
     }
 
@@ -216,11 +217,14 @@ impl Replicas {
         }
     }
 
-    /// Waits until every replica has begun.
+    /// Waits until every replica has begun and has heard of the others.
     async fn all_started(&self) {
         eventually(async || {
-            let open = |coordinator: &SharedCoordinator| coordinator.status().healthy;
-            self.coordinators.iter().all(open)
+            let others = self.coordinators.len() - 1;
+            self.coordinators.iter().all(|coordinator| {
+                let state = coordinator.shared.state();
+                state.core.is_open() && state.core.living() == others
+            })
         })
         .await;
         self.settle().await;

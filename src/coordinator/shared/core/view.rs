@@ -56,6 +56,12 @@ impl Core {
         self.rows.is_idle() && self.tunnels.is_idle() && self.reads.is_idle() && !self.care.is_resync_due()
     }
 
+    /// How many other replicas live.
+    #[cfg(test)]
+    pub(in crate::coordinator::shared) fn living(&self) -> usize {
+        self.replicas.living()
+    }
+
     /// What is to be done, or being done.
     #[cfg(test)]
     pub(in crate::coordinator::shared) fn work(&self) -> String {

@@ -241,6 +241,7 @@ impl Core {
                 peer.row.take();
             }
         }
+        rows.retain(|id| peers.get(&id).is_some_and(|peer| !peer.row.is_clean()));
         peers.retain(|id, peer| {
             let pending = !peer.row.is_clean() || !peer.tunnels.is_clean();
             pending || rows.contains(*id) || tunnels.contains(*id)

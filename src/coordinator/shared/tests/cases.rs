@@ -174,12 +174,13 @@ async fn tn_066_of_one_agent_on_two_replicas_the_newest_node_counts(replicas: Re
 async fn tn_067_heartbeats_are_published_every_two_seconds(replicas: Replicas) {
     let mut beats = replicas.hub.subscribe(notices::HEARTBEAT);
     let mut next = async || {
-        let beat = tokio::time::timeout(PATIENCE, beats.next())
-            .await
-            .unwrap()
-            .unwrap();
-        assert_eq!(*beat, *replica(0).to_string());
-        tokio::time::Instant::now()
+        loop {
+            let beat = tokio::time::timeout(PATIENCE, beats.next()).await.unwrap();
+            // A new subscription may have missed something.
+            let Ok(beat) = beat else { continue };
+            assert_eq!(*beat, *replica(0).to_string());
+            break tokio::time::Instant::now();
+        }
     };
     let first = next().await;
     let mut last = first;
@@ -612,16 +613,4 @@ async fn tn_088_a_peer_that_is_lost_before_it_has_a_node_is_not_written(replicas
     ];
     assert_eq!(replicas.ways[0].calls(&writes), 0);
     replicas.assert_empty();
-}
-
-#[tokio::test(start_paused = true)]
-async fn tn_078_old_rows_are_removed_at_the_start_and_every_hour() {
-    let replicas = Replicas::in_memory(1);
-    replicas.all_started().await;
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(replicas.ways[0].calls(&["clean_up"]), 1);
-    tokio::time::sleep(Duration::from_mins(59)).await;
-    assert_eq!(replicas.ways[0].calls(&["clean_up"]), 1);
-    tokio::time::sleep(Duration::from_mins(62)).await;
-    assert_eq!(replicas.ways[0].calls(&["clean_up"]), 3);
 }

@@ -172,3 +172,15 @@ async fn a_thousand_idle_agents_cost_a_few_statements_a_minute() {
     assert!(reads <= 10 * 5, "{reads} reads");
     assert!(calls <= 10 * (31 + 5 + 3), "{calls} statements");
 }
+
+#[tokio::test(start_paused = true)]
+async fn tn_078_old_rows_are_removed_at_the_start_and_every_hour() {
+    let replicas = Replicas::in_memory(1);
+    replicas.all_started().await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(replicas.ways[0].calls(&["clean_up"]), 1);
+    tokio::time::sleep(Duration::from_mins(59)).await;
+    assert_eq!(replicas.ways[0].calls(&["clean_up"]), 1);
+    tokio::time::sleep(Duration::from_mins(62)).await;
+    assert_eq!(replicas.ways[0].calls(&["clean_up"]), 3);
+}
