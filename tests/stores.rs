@@ -136,14 +136,14 @@ fn a_file_is_checked_without_a_change_to_it() {
 
     sqlite(
         directory.path(),
-        "DROP TABLE boundary_usage_stats; ALTER TABLE users DROP COLUMN name; DROP INDEX workspace_resources_job_id_idx",
+        "DROP TABLE boundary_usage_stats; ALTER TABLE gitsshkeys DROP COLUMN updated_at; DROP INDEX workspace_resources_job_id_idx",
     );
     let (told, _) = ends(&[&check[..], &["--output", "json"]].concat(), 4);
     let report: Value = serde_json::from_str(&told).unwrap();
     let missing = [
         "index workspace_resources_job_id_idx: missing",
         "table boundary_usage_stats: missing",
-        "table users: column name missing",
+        "table gitsshkeys: column updated_at missing",
     ];
     assert_eq!(report["missing"], serde_json::json!(missing), "{told}");
 

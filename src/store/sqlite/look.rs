@@ -38,9 +38,10 @@ impl Looked {
         if !path.exists() {
             return Ok(None);
         }
+        // Not opened for reading only: the side files that a reader needs would stay behind then.
         let options = SqliteConnectOptions::new()
             .filename(&path)
-            .read_only(true)
+            .pragma("query_only", "ON")
             .busy_timeout(LOCK_TIMEOUT)
             .disable_statement_logging();
         let connection = options.connect().await.map_err(|error| refused(&path, &error))?;
