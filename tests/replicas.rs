@@ -126,12 +126,12 @@ impl Kit {
 
     /// Checks what agents were answered for against what is stored.
     fn check(&self, result: &Value, killed: bool) {
-        // The two long streams end with their session, which is no failure of a call.
-        let failed = result["failed_by"].as_object().unwrap();
-        let calls = failed
-            .keys()
-            .filter(|method| !["Coordinate", "StreamDERPMaps"].contains(&method.as_str()));
-        assert_eq!(calls.count(), 0, "{result:#}");
+        // The two long streams end with their session, and a call that is under way may; it is made again over the next.
+        let failed = result["failed_by"].as_object().unwrap().iter();
+        let calls = failed.filter(|(method, _)| !["Coordinate", "StreamDERPMaps"].contains(&method.as_str()));
+        let calls: u64 = calls.map(|(_, count)| count.as_u64().unwrap()).sum();
+        let sessions = result["connections"].as_u64().unwrap() - u64::try_from(self.agents).unwrap();
+        assert!(calls <= sessions, "{result:#}");
         let answered = |method: &str| result["answered"][method].as_i64().unwrap_or(0);
         // Lines of the first and the last word are logged too, and one that was not answered may be stored.
         let lines = self.data.number("SELECT count(*) FROM workspace_agent_logs");
