@@ -214,11 +214,13 @@ fn one_of_three_dies(agents: usize, seconds: u64) {
     let (report, _) = client.finish();
     for id in &ids {
         let events = report["events"].as_array().unwrap().iter();
-        let told: Vec<&str> = events
+        let mut told: Vec<&str> = events
             .filter(|event| event["id"] == **id)
             .map(|event| event["what"].as_str().unwrap())
             .filter(|what| *what != "READY_FOR_HANDSHAKE")
             .collect();
+        // An agent that connects tells two nodes, one after the other, of which the first may be passed over.
+        told.dedup_by(|next, last| *next == "NODE" && next == last);
         assert_eq!(told, ["NODE", "LOST", "NODE"], "{id}");
     }
 
