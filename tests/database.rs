@@ -1,14 +1,17 @@
-//! The way from a server to its Postgres database, on the real binary: TLS.
+//! The way from a server to its Postgres database, on the real binary: TLS, and hearing other servers.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
+use std::net::TcpListener;
 use std::process::Command;
+use std::time::Duration;
 
 use support::postgres::{self, Database, PASSWORD};
+use support::proxy::{Lane, Proxy};
 use support::server::Launch;
-use support::{Data, EXAMPLE_SEED, Server, drpcd};
+use support::{Data, EXAMPLE_SEED, Server, drpcd, http};
 use url::Url;
 
 /// Who vouches for the certificate of the database, which is for 127.0.0.1 and good until 2120; and somebody else.
@@ -94,4 +97,31 @@ fn a_database_is_spoken_to_by_tls_if_it_is_the_one_that_it_should_be() {
         assert!(said.contains(&place), "{settings:?}: {said}");
         assert!(said.contains(reason), "{settings:?}: {said}");
     }
+}
+
+/// How long a piece is under way to a database that is far away, or back.
+const FAR: Duration = Duration::from_millis(50);
+
+#[test]
+fn who_is_let_in_first_is_let_in_by_a_server_that_hears_the_others() {
+    let Some(server) = postgres::Server::new() else {
+        return;
+    };
+    let data = Data::on(&server, EXAMPLE_SEED);
+    let proxy = Proxy::to(([127, 0, 0, 1], server.port()).into());
+    let far = Lane {
+        delay: FAR,
+        ..Lane::GOOD
+    };
+    proxy.set(far, far);
+    let mut url: Url = data.url().parse().unwrap();
+    url.set_port(Some(proxy.address().port())).unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let metrics = free.local_addr().unwrap().to_string();
+    drop(free);
+    let flags = ["--prometheus-enable", "--prometheus-address", &metrics];
+    let _served = started(&data, url.as_str(), &flags);
+    let page = http::get(&format!("http://{metrics}"), "/metrics", "").body;
+    let connected = page.lines().any(|line| line == "drpcd_pubsub_connected 1.0");
+    assert!(connected, "{page}");
 }
