@@ -10,6 +10,9 @@
     reason = "a benchmark prints, and fails by panicking"
 )]
 
+#[path = "coordinator/nowhere.rs"]
+mod nowhere;
+
 use std::alloc::System;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -17,16 +20,22 @@ use std::time::Duration;
 
 use cap::Cap;
 use drpcd::clock::{Clock, Instant, Timestamp};
-use drpcd::coordinator::{Connection, Coordinator as _, MemoryCoordinator, PeerId, Role};
+use drpcd::coordinator::{
+    Connection, Coordinator, MemoryCoordinator, PeerId, Role, SharedCoordinator, SharedOptions,
+};
+use drpcd::ids::ReplicaId;
 use drpcd::mux::pipe::io::IoPipe;
 use drpcd::mux::{Client, Control, Inbound, Outbound, Registry, serve};
 use drpcd::proto::tailnet::coordinate_request::{Tunnel, UpdateSelf};
 use drpcd::proto::tailnet::{
     CoordinateRequest, CoordinateResponse, DerpMap, Node, TailnetClient, register_tailnet,
 };
+use drpcd::pubsub::Pubsub;
 use drpcd::services::tailnet::derp::DerpMaps;
 use drpcd::services::tailnet::{Authority, Identity, TailnetApi, TailnetServices};
+use nowhere::Nowhere;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Builder;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -190,11 +199,12 @@ async fn fan_out() {
     );
 }
 
-/// Connects idle peers, which have read what there is and wait; `with` says what each asked before.
-fn idle(what: &str, with: impl Fn(&dyn Connection)) {
-    let coordinator = MemoryCoordinator::new(Clock::driven(Timestamp::UNIX_EPOCH));
+/// Connects idle peers, which have read what there is and wait; `with` says what each asked before. What they asked has
+/// come of it when `settle` returns.
+fn idle(what: &str, coordinator: &dyn Coordinator, settle: impl Fn(), with: impl Fn(&dyn Connection)) {
     let agent = coordinator.connect(AGENT, "ada-dev-main", Role::Agent);
     agent.handle(update(1)).unwrap();
+    settle();
     let mut peers = Vec::with_capacity(IDLE_PEERS as usize);
     let before = HEAP.allocated();
     for number in 0..IDLE_PEERS {
@@ -202,10 +212,12 @@ fn idle(what: &str, with: impl Fn(&dyn Connection)) {
         with(&*peer);
         peers.push(peer);
     }
+    settle();
     let mut cx = Context::from_waker(Waker::noop());
     for peer in peers.iter().chain([&agent]) {
         while matches!(peer.poll_response(&mut cx), Poll::Ready(Some(_))) {}
     }
+    settle();
     let each = (HEAP.allocated() - before) / peers.len();
     println!(
         "{IDLE_PEERS} idle peers {what}: {each} bytes each, {:.2} of the goal of {IDLE_GOAL}",
@@ -213,16 +225,42 @@ fn idle(what: &str, with: impl Fn(&dyn Connection)) {
     );
 }
 
+/// Idle peers of the coordinator in memory.
+fn idle_alone(what: &str, with: impl Fn(&dyn Connection)) {
+    let coordinator = MemoryCoordinator::new(Clock::driven(Timestamp::UNIX_EPOCH));
+    idle(what, &coordinator, || {}, with);
+}
+
+/// Longer than the coordinator that replicas share takes to write, to read, and to forget what it was about.
+const SETTLED: Duration = Duration::from_mins(2);
+
+/// Idle peers of the coordinator that replicas share, all of them at one of these.
+fn idle_shared(what: &str, with: impl Fn(&dyn Connection)) {
+    let mut runtime = Builder::new_current_thread();
+    let runtime = runtime.enable_time().start_paused(true).build().unwrap();
+    let _entered = runtime.enter();
+    let options = SharedOptions {
+        replica: ReplicaId::random(),
+        triggers_notify: false,
+    };
+    let clock = Clock::driven(Timestamp::UNIX_EPOCH);
+    let coordinator = SharedCoordinator::start(Arc::new(Nowhere), Pubsub::in_process(), clock, options);
+    let settle = || runtime.block_on(tokio::time::sleep(SETTLED));
+    idle(&format!("shared, {what}"), &coordinator, settle, with);
+}
+
 fn main() {
-    idle("without a node", |_| {});
-    idle("with a node", |peer| peer.handle(update(2)).unwrap());
-    idle("with a node and a tunnel to one agent", |peer| {
-        peer.handle(update(2)).unwrap();
+    let node = |peer: &dyn Connection| peer.handle(update(2)).unwrap();
+    let node_and_tunnel = |peer: &dyn Connection| {
+        node(peer);
         peer.handle(tunnel_to_agent()).unwrap();
-    });
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    };
+    idle_alone("without a node", |_| {});
+    idle_alone("with a node", node);
+    idle_alone("with a node and a tunnel to one agent", node_and_tunnel);
+    idle_shared("without a node", |_| {});
+    idle_shared("with a node", node);
+    idle_shared("with a node and a tunnel to one agent", node_and_tunnel);
+    let runtime = Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(fan_out());
 }

@@ -127,6 +127,7 @@ impl Server {
             listeners.spawn(listener, router, &clock);
         }
         announce(&config, &access_url, address, &parts);
+        parts.hear_others().await;
         app.open(Host::new(&parts));
         Ok(RunningServer {
             config,

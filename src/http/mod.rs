@@ -60,7 +60,7 @@ use crate::clock::Clock;
 use crate::coordinator::{PeerId, Snapshot};
 use crate::ids::{AgentId, AgentToken, UserId};
 use crate::proto::tailnet::DerpMap;
-use crate::services::agent::AgentServices;
+use crate::services::agent::{AgentServices, Heard};
 use crate::services::external_auth::ExternalAuth;
 use crate::store::{Authenticated, Client, GitSshKey, StoreError};
 
@@ -71,6 +71,9 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 
 /// The rest of the server, as the routes see it.
 pub trait SessionHost: Send + Sync + 'static {
+    /// How far events have been heard that concern agents.
+    fn heard(&self) -> Heard;
+
     /// Finds the agent of a token, if it may connect now.
     fn authenticate(
         &self,
@@ -128,6 +131,8 @@ pub trait SessionHost: Send + Sync + 'static {
 pub struct NewSession {
     /// Who it is.
     pub authenticated: Authenticated,
+    /// How far events had been heard before that was looked up.
+    pub heard: Heard,
     /// The version that it asked for, as it wrote it; `2.0` when it did not.
     pub api_version: String,
     /// The query parameter `role`.

@@ -80,12 +80,15 @@ async fn admit<H: SessionHost>(
     request: &axum::http::request::Parts,
 ) -> Result<NewSession, ApiError> {
     let mut place = app.place()?;
+    // What changes from here on, the session is told.
+    let heard = host.heard();
     let authenticated = auth::authenticate(app, host, request).await?;
     place.claim(authenticated.agent.id)?;
     let api_version = api_version(app, request)?;
     let role = query::first_non_empty(request.uri.query(), "role").map(Cow::into_owned);
     Ok(NewSession {
         authenticated,
+        heard,
         api_version,
         role,
         place,

@@ -458,6 +458,7 @@ async fn conn_077_health_follows_the_life_of_the_server() {
         store: Mutex::new(Ok(())),
         begun,
         refused,
+        asked: Mutex::default(),
     });
     assert_eq!(fixture.get("/readyz").await.status, 200);
     let healthz = fixture.get("/healthz").await;
@@ -475,6 +476,15 @@ async fn conn_077_health_follows_the_life_of_the_server() {
         .dial("", &(with_token(ALICE) + "Connection: close\r\n"))
         .await
         .assert_json(503, body);
+}
+
+#[tokio::test]
+async fn what_changes_while_an_agent_is_looked_up_is_heard_by_its_session() {
+    let mut fixture = Fixture::new().await;
+    assert_eq!(fixture.dial("", &with_token(ALICE)).await.status, 101);
+    fixture.next_session().await;
+    let host = fixture.app.host().unwrap();
+    assert_eq!(*host.asked.lock().unwrap(), ["heard", "authenticate"]);
 }
 
 #[tokio::test]

@@ -48,6 +48,9 @@ const WORKSPACE_USAGE: &str = "workspace-usage";
 /// How long the last messages to other servers may take; what they missed they find by themselves.
 const LAST_MESSAGES_LIMIT: Duration = Duration::from_secs(2);
 
+/// How long a start waits until other servers are heard. It begins without them too: what is missed is made up for.
+const HEAR_LIMIT: Duration = Duration::from_secs(5);
+
 /// Everything that sessions share.
 #[derive(Debug)]
 pub(super) struct Parts {
@@ -243,6 +246,13 @@ impl Parts {
         })
     }
 
+    /// Waits until other servers are heard, if there can be any. Rows that agents begin with before that are read twice.
+    pub(super) async fn hear_others(&self) {
+        if let Some(remote) = &self.remote {
+            heard(remote, &self.clock).await;
+        }
+    }
+
     /// Writes what the batches hold, for at most `grace`.
     pub(super) async fn finish(mut self, clock: &Clock, grace: Duration) -> Result<(), ShutdownError> {
         self.quiet.cancel();
@@ -295,6 +305,16 @@ impl Parts {
                 let what = failed.into_keys().collect::<Vec<_>>().join(", ");
                 Err(ShutdownError::Unwritten { what, reason })
             }
+        }
+    }
+}
+
+/// Waits until other servers are heard, for at most [`HEAR_LIMIT`].
+async fn heard(remote: &Remote, clock: &Clock) {
+    tokio::select! {
+        () = remote.status().connected() => {}
+        () = clock.sleep(HEAR_LIMIT) => {
+            tracing::warn!("starting although other servers are not heard yet: what is missed of them is read later");
         }
     }
 }
@@ -382,4 +402,23 @@ fn registry(metrics: Option<Metrics>) -> Arc<Registry<SessionContext>> {
         Arc::clone(&session.tailnet)
     });
     Arc::new(registry)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::secret::Secret;
+    use crate::store::postgres;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_start_does_not_wait_for_ever_until_others_are_heard() {
+        let nobody = Secret::new("postgres://nobody@127.0.0.1:1/nothing");
+        let clock = Clock::driven(Timestamp::UNIX_EPOCH);
+        let (_pubsub, remote) = Remote::start(postgres::notifications(&nobody).unwrap(), &clock);
+        let began = clock.monotonic();
+        heard(&remote, &clock).await;
+        assert!(!remote.status().is_connected());
+        assert_eq!(began.elapsed(), HEAR_LIMIT);
+    }
 }

@@ -18,7 +18,7 @@ use crate::http::{ApiError, ConnectionInfo, NewClientSession, NewSession, Sessio
 use crate::ids::{AgentId, AgentToken, UserId};
 use crate::mux::pipe::{Close, CloseCode, Pipe as _};
 use crate::mux::{Control, Registry, SessionEnd, serve};
-use crate::services::agent::{AgentApi, AgentServices, BeginError};
+use crate::services::agent::{AgentApi, AgentServices, BeginError, Heard};
 use crate::services::external_auth::ExternalAuth;
 use crate::services::tailnet::derp::DerpMaps;
 use crate::services::tailnet::users::OwnerAuthorizer;
@@ -81,6 +81,10 @@ impl Host {
 }
 
 impl SessionHost for Host {
+    fn heard(&self) -> Heard {
+        self.0.agent.heard()
+    }
+
     async fn authenticate(&self, token: &AgentToken) -> Result<Option<Authenticated>, StoreError> {
         self.0.store.authenticate(token).await
     }
@@ -231,12 +235,13 @@ async fn begin<K: Send + 'static>(
 ) {
     let NewSession {
         authenticated,
+        heard,
         api_version,
         place,
         ..
     } = session;
     let agent_id = authenticated.agent.id;
-    let context = match context(&shared, authenticated, api_version).await {
+    let context = match context(&shared, authenticated, api_version, heard).await {
         Ok(context) => context,
         Err(error) => {
             tracing::warn!(%agent_id, %error, "workspace agent RPC listen error");
@@ -282,6 +287,7 @@ async fn context(
     shared: &Shared,
     authenticated: Authenticated,
     api_version: String,
+    heard: Heard,
 ) -> Result<SessionContext, BeginError> {
     let (agent, workspace) = (&authenticated.agent, &authenticated.workspace);
     tracing::debug!(
@@ -308,7 +314,7 @@ async fn context(
         authority: Authority::Agent(id),
     };
     let agent = tokio::select! {
-        agent = shared.agent.begin(authenticated, api_version) => agent?,
+        agent = shared.agent.begin(authenticated, api_version, heard) => agent?,
         () = shared.clock.sleep(BEGIN_TIMEOUT) => {
             let late = StoreError::Unavailable("context deadline exceeded".to_owned());
             return Err(BeginError::Monitors(late));

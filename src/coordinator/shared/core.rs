@@ -68,6 +68,8 @@ pub(super) struct Core {
     echoes: Echoes,
     /// Peers whose row is to be written; one key for each of `peers` at most.
     rows: WorkQueue<PeerId>,
+    /// Rows are being written that say of somebody that he is connected.
+    announcing: bool,
     /// Peers whose tunnels are to be written; as above.
     tunnels: WorkQueue<PeerId>,
     reads: reading::Reads,
@@ -126,6 +128,7 @@ impl Core {
             health: Health::default(),
             echoes: Echoes::default(),
             rows: WorkQueue::default(),
+            announcing: false,
             tunnels: WorkQueue::default(),
             reads: reading::Reads::default(),
             care: care::Care::new(now),
@@ -420,7 +423,8 @@ impl Core {
     }
 
     /// Ends all connections. Those that are still read learn that the others of this replica are lost, then why they end.
-    /// That they are lost has to be written for all at once; what said goodbye has still to be written.
+    /// That they are lost has to be written for all at once; what said goodbye has still to be written. From here on nothing
+    /// else becomes due: nobody is left whom it would concern.
     pub(super) fn close(&mut self) {
         if std::mem::replace(&mut self.closed, true) {
             return;
@@ -445,6 +449,7 @@ impl Core {
         self.edges = Edges::default();
         self.others = Others::default();
         self.reads = reading::Reads::default();
+        self.care.end();
         self.abandon_losses();
     }
 }

@@ -50,7 +50,8 @@ const HANDSHAKES_AT_ONCE: usize = 1_024;
 /// How long closing may take to write that the peers are lost. Without, other replicas find out by themselves.
 const CLOSE_LIMIT: Duration = Duration::from_secs(15);
 
-/// How long closing waits for what is being written or read. What it marks afterwards as lost is what counts.
+/// How long closing waits for what is owed to the database before it marks all peers as lost: others shall not wait for
+/// that behind a goodbye which cannot be written.
 const CLOSE_WORK_LIMIT: Duration = Duration::from_secs(2);
 
 /// How often closing looks whether everything is written, and tries again what failed.
@@ -198,22 +199,19 @@ impl Shared {
     async fn close(&self) {
         self.change(Core::close);
         let written = async {
-            let idle = async {
-                while !self.state().core.is_idle() {
-                    self.clock.sleep(CLOSE_LOOKS).await;
-                }
-            };
             tokio::select! {
-                () = idle => {}
+                () = self.reaches(Core::is_idle) => {}
                 () = self.clock.sleep(CLOSE_WORK_LIMIT) => {}
             }
-            let replica = self.state().core.setting().replica;
+            // A row that is being written may land after all were marked as lost, and would say that its peer is connected
+            // for as long as others believe in this replica. So what was under way then is waited for, and marked too.
             loop {
-                match self.database.lose_all_peers(replica).await {
-                    Ok(lost) => break self.change(|core| core.all_lost(&lost)),
-                    Err(error) => tracing::debug!(%error, "cannot write that all peers are lost"),
+                let late = self.state().core.is_announcing();
+                self.lose_all_peers().await;
+                if !late {
+                    break;
                 }
-                self.clock.sleep(CLOSE_TRIES).await;
+                self.reaches(|core| !core.is_announcing()).await;
             }
         };
         tokio::select! {
@@ -221,6 +219,25 @@ impl Shared {
             () = self.clock.sleep(CLOSE_LIMIT) => {
                 tracing::warn!("other replicas were not told of the end in time, they will find out by themselves");
             }
+        }
+    }
+
+    /// Waits until something holds of the core.
+    async fn reaches(&self, condition: impl Fn(&Core) -> bool) {
+        while !condition(&self.state().core) {
+            self.clock.sleep(CLOSE_LOOKS).await;
+        }
+    }
+
+    /// Writes that all peers are lost, and tries until that is done.
+    async fn lose_all_peers(&self) {
+        let replica = self.state().core.setting().replica;
+        loop {
+            match self.database.lose_all_peers(replica).await {
+                Ok(lost) => return self.change(|core| core.all_lost(&lost)),
+                Err(error) => tracing::debug!(%error, "cannot write that all peers are lost"),
+            }
+            self.clock.sleep(CLOSE_TRIES).await;
         }
     }
 }

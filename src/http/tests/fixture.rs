@@ -16,6 +16,7 @@ use crate::ids::{
     AgentId, BuildId, OrganizationId, ResourceId, TemplateId, TemplateVersionId, UserId, WorkspaceId,
 };
 use crate::mux::pipe::Pipe as _;
+use crate::services::agent::Heard;
 use crate::store::{Agent, ApiKeyScope, Workspace};
 
 pub(super) const ALICE: &str = "11111111-1111-4111-8111-111111111111";
@@ -37,6 +38,8 @@ pub(super) struct Host {
     pub(super) store: Mutex<Result<(), StoreError>>,
     pub(super) begun: mpsc::Sender<Begun>,
     pub(super) refused: mpsc::Sender<u16>,
+    /// Of an agent's handshake, in order.
+    pub(super) asked: Mutex<Vec<&'static str>>,
 }
 
 impl Host {
@@ -55,7 +58,13 @@ impl Host {
 }
 
 impl SessionHost for Host {
+    fn heard(&self) -> Heard {
+        self.asked.lock().unwrap().push("heard");
+        Heard::default()
+    }
+
     async fn authenticate(&self, token: &AgentToken) -> Result<Option<Authenticated>, StoreError> {
+        self.asked.lock().unwrap().push("authenticate");
         self.ask().await?;
         let names = HashMap::from([(ALICE, "alice"), (BOB, "bob")]);
         Ok(names
@@ -73,6 +82,7 @@ impl SessionHost for Host {
             api_version,
             role,
             place,
+            ..
         } = session;
         let begun = Begun {
             agent: authenticated.agent.name,
@@ -195,6 +205,7 @@ impl Fixture {
             store: Mutex::new(Ok(())),
             begun,
             refused,
+            asked: Mutex::default(),
         });
         self
     }

@@ -43,18 +43,14 @@ impl AgentServices {
             return self.invalidate(invalidation).await;
         }
         // Whatever was missed concerned somebody.
-        for api in self.live(..) {
-            api.session.drop_copies();
-        }
+        self.drop_copies(None);
         self.appearance.load_full().refresh().await;
     }
 
     pub(super) async fn invalidate(&self, invalidation: Invalidation) {
         match invalidation {
             Invalidation::Agent { agent_id } | Invalidation::Token { agent_id } => {
-                for api in self.live((agent_id, 0)..=(agent_id, u64::MAX)) {
-                    api.session.drop_copies();
-                }
+                self.drop_copies(Some(agent_id));
             }
             Invalidation::Banners => self.appearance.load_full().refresh().await,
             // No row of a build is copied; the build check decides which sessions may stay.
@@ -65,7 +61,7 @@ impl AgentServices {
     /// Reads all workspaces that sessions live in; a failure leaves the copies as they are.
     pub(super) async fn refresh_workspaces(&self) {
         let mut sessions: HashMap<WorkspaceId, Vec<Arc<AgentApi>>> = HashMap::new();
-        for api in self.live(..) {
+        for api in self.live() {
             sessions.entry(api.session.workspace_id).or_default().push(api);
         }
         let ids: Vec<_> = sessions.keys().copied().collect();

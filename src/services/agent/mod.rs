@@ -14,6 +14,7 @@ mod claims;
 mod connections;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+mod heard;
 mod lifecycle;
 mod logs;
 mod manifest;
@@ -48,6 +49,7 @@ pub(crate) mod limits {
 pub use self::announcement_banners::{Appearance, AppearanceError, Banner, StoreAppearance};
 pub use self::apps::{AppReporter, AppStatusError, AppStatusReport};
 pub use self::claims::Claims;
+pub use self::heard::Heard;
 pub use self::logs::{LogsError, LogsStored, NO_TEXT, clean_log_line};
 pub use self::resources_monitoring::AlertLimits;
 use self::session::Session;
@@ -157,6 +159,15 @@ struct SessionList {
     next: u64,
     /// By agent and number, so that an event finds its agent's sessions.
     live: BTreeMap<(AgentId, u64), Weak<AgentApi>>,
+    /// Events for those that are about to begin.
+    recent: heard::Recent,
+}
+
+impl SessionList {
+    fn within(&self, range: impl RangeBounds<(AgentId, u64)>) -> Vec<Arc<AgentApi>> {
+        let live = self.live.range(range).filter_map(|(_, api)| api.upgrade());
+        live.collect()
+    }
 }
 
 impl AgentServices {
@@ -182,13 +193,20 @@ impl AgentServices {
         self.connection_logger.store(Arc::new(Box::new(logger)));
     }
 
+    /// How far events have been heard. Asked before an agent is authenticated, for [`AgentServices::begin`].
+    pub fn heard(&self) -> Heard {
+        self.list().recent.heard()
+    }
+
     /// Begins a session: reads what it needs beside what authentication has read.
     ///
-    /// `api_version` is what the agent dialed with, as it wrote it. An error ends the connection.
+    /// `api_version` is what the agent dialed with, as it wrote it. Rows that have changed after `heard` are read again. An
+    /// error ends the connection.
     pub async fn begin(
         self: &Arc<Self>,
         authenticated: Authenticated,
         api_version: String,
+        heard: Heard,
     ) -> Result<Arc<AgentApi>, BeginError> {
         let id = authenticated.agent.id;
         let monitors = self
@@ -197,7 +215,7 @@ impl AgentServices {
             .call(0, || self.parts.store.monitors(id))
             .await
             .map_err(BeginError::Monitors)?;
-        Ok(self.session(authenticated, api_version, monitors))
+        Ok(self.session(authenticated, api_version, monitors, heard))
     }
 
     fn session(
@@ -205,11 +223,15 @@ impl AgentServices {
         authenticated: Authenticated,
         api_version: String,
         monitors: Monitors,
+        heard: Heard,
     ) -> Arc<AgentApi> {
         let mut list = self.list();
         let number = list.next;
         list.next += 1;
         let session = Session::new(authenticated, api_version, monitors);
+        if list.recent.concern(session.agent_id, heard) {
+            session.drop_copies();
+        }
         let api = Arc::new(AgentApi {
             services: Arc::clone(self),
             number,
@@ -224,11 +246,23 @@ impl AgentServices {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The sessions in `range`. Collected before any can be dropped here: the last holder of one locks the list.
-    fn live(&self, range: impl RangeBounds<(AgentId, u64)>) -> Vec<Arc<AgentApi>> {
-        let list = self.list();
-        let live = list.live.range(range).filter_map(|(_, api)| api.upgrade());
-        live.collect()
+    /// All sessions. Collected before any can be dropped here: the last holder of one locks the list.
+    fn live(&self) -> Vec<Arc<AgentApi>> {
+        self.list().within(..)
+    }
+
+    /// Makes the sessions of an agent, or all, read their rows again, those that are about to begin among them.
+    fn drop_copies(&self, whom: Option<AgentId>) {
+        let mut list = self.list();
+        list.recent.add(whom);
+        let concerned = match whom {
+            Some(agent) => list.within((agent, 0)..=(agent, u64::MAX)),
+            None => list.within(..),
+        };
+        drop(list);
+        for api in concerned {
+            api.session.drop_copies();
+        }
     }
 }
 

@@ -141,7 +141,10 @@ impl Fixture {
 
     async fn connect(&self) -> Arc<AgentApi> {
         let authenticated = self.store.authenticate(&self.token).await.unwrap().unwrap();
-        self.services.begin(authenticated, "2.8".into()).await.unwrap()
+        self.services
+            .begin(authenticated, "2.8".into(), self.services.heard())
+            .await
+            .unwrap()
     }
 
     /// Writes what the batchers hold.

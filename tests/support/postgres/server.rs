@@ -1,8 +1,9 @@
 //! A Postgres server of a test's own, that may be stopped, started and paused; and where its programs are found.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
+use std::io::Write as _;
 use std::net::TcpListener;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -175,6 +176,28 @@ impl Server {
     pub fn start(&mut self) {
         assert!(self.child.is_none(), "it runs");
         assert!(self.try_start(), "Postgres does not start:\n{}", self.log());
+    }
+
+    /// Starts it again as one that takes nothing over TCP but TLS, with a certificate and its key.
+    pub fn demand_tls(&mut self, certificate: &str, key: &str) {
+        self.stop(Shutdown::Fast);
+        let data = self.directory.join("data");
+        for (name, text) in [
+            ("server.crt", certificate),
+            ("server.key", key),
+            ("pg_hba.conf", "hostssl all all 127.0.0.1/32 trust\n"),
+        ] {
+            let file = data.join(name);
+            fs::write(&file, text).unwrap();
+            fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+            if let Some((user, group)) = other_user() {
+                chown(&file, Some(user), Some(group)).unwrap();
+            }
+        }
+        let settings = data.join("postgresql.conf");
+        let mut settings = File::options().append(true).open(settings).unwrap();
+        writeln!(settings, "ssl = on").unwrap();
+        self.start();
     }
 
     /// From here on it is silent, in sessions that are open and towards new ones, until [`Server::resume`].

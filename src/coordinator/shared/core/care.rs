@@ -38,6 +38,13 @@ impl Care {
         self.resync_at.is_some()
     }
 
+    /// Nothing is due any more.
+    pub(super) fn end(&mut self) {
+        self.resync_at = None;
+        self.unhealthy_since = None;
+        self.check_own_rows = false;
+    }
+
     pub(super) fn check_own_rows(&mut self) {
         self.check_own_rows = true;
     }
@@ -54,6 +61,9 @@ impl Core {
         let beat = self.health.succeeded();
         self.care.unhealthy_since = None;
         self.notify_heartbeat();
+        if self.closed {
+            return beat == Beat::Recovered;
+        }
         if beat == Beat::Recovered {
             tracing::info!("the coordinator reaches the database again");
             self.read_everything();
@@ -90,6 +100,9 @@ impl Core {
 
     /// Notifications were missed: everything is read at `resync_at`, to which others that were missed until then are added.
     pub(in crate::coordinator::shared) fn missed(&mut self, resync_at: Instant) {
+        if self.closed {
+            return;
+        }
         self.echoes.clear();
         self.care.resync_at.get_or_insert(resync_at);
     }

@@ -149,6 +149,9 @@ impl Core {
 
     /// The database did not answer.
     pub(in crate::coordinator::shared) fn read_failed(&mut self, read: Read) {
+        if self.closed {
+            return;
+        }
         let reads = &mut self.reads;
         match read {
             Read::Heartbeats { .. } => reads.heartbeats = Want::Due,

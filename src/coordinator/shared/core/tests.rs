@@ -447,6 +447,40 @@ fn a_closed_coordinator_hears_nothing_more() {
 }
 
 #[test]
+fn a_closed_coordinator_has_nothing_to_do_but_what_it_owes_the_database() {
+    let mut core = core();
+    let agent = agent(&mut core);
+    core.handle(AGENT, agent, &announce(1));
+    let row = core.take_rows(9, now());
+    let client = client(&mut core);
+    core.handle(CLIENT, client, &announce(2));
+    core.handle(CLIENT, client, &goodbye());
+    core.handle(CLIENT, client, &add(AGENT));
+    let read = core.next_read(now()).expect("their tunnels are to be read");
+    core.missed(now());
+    core.own_row_is_missing();
+
+    core.close();
+    core.missed(now());
+    core.read_failed(read);
+    for _ in 0..3 {
+        core.beat_failed(now());
+    }
+    assert!(core.beat_succeeded(true));
+    core.tick(now() + Duration::from_hours(1));
+    assert!(!core.has_reads(), "{}", core.work());
+    assert!(core.is_announcing() && !core.is_idle());
+    core.rows_failed(row);
+    assert!(!core.is_announcing());
+    let goodbye = core.take_rows(9, now());
+    assert_eq!((&goodbye.put[..], &goodbye.delete[..]), (&[][..], &[CLIENT][..]));
+    core.rows_failed(goodbye);
+    write(&mut core, 1);
+    assert!(core.is_idle(), "{}", core.work());
+    assert!(core.peers.is_empty());
+}
+
+#[test]
 fn triggers_notify_in_place_of_the_replica() {
     let setting = Setting {
         replica: ME,

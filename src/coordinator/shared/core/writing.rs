@@ -82,6 +82,7 @@ impl Core {
                 self.echoes.expect(Subject::Peer(id), now);
             }
         }
+        self.announcing = batch.put.iter().any(|(_, _, lost)| !lost);
         batch
     }
 
@@ -92,6 +93,7 @@ impl Core {
         written: &WrittenRows,
         now: Instant,
     ) {
+        self.announcing = false;
         let WrittenRows { put, lost, deleted } = written;
         let times = put.iter().map(|(id, at)| (*id, Some(*at)));
         let others = batch.lose.iter().chain(&batch.delete).map(|id| (*id, None));
@@ -119,6 +121,7 @@ impl Core {
 
     /// A batch is not written, or perhaps not.
     pub(in crate::coordinator::shared) fn rows_failed(&mut self, batch: RowBatch) {
+        self.announcing = false;
         for id in &batch.keys {
             if let Some(peer) = self.peers.get_mut(id)
                 && peer.row.has_said()
@@ -127,16 +130,28 @@ impl Core {
             }
         }
         self.rows.put_back(batch.keys);
+        if self.closed {
+            self.abandon_losses();
+        }
     }
 
     /// Whoever wrote rows has vanished.
     pub(in crate::coordinator::shared) fn row_writer_vanished(&mut self) {
+        self.announcing = false;
         for (id, peer) in &mut self.peers {
             if self.rows.is_worked_on(*id) {
                 peer.row.fail();
             }
         }
         self.rows.put_all_back();
+        if self.closed {
+            self.abandon_losses();
+        }
+    }
+
+    /// Whether rows are being written that say of somebody that he is connected. After [`Core::close`], none begin.
+    pub(in crate::coordinator::shared) fn is_announcing(&self) -> bool {
+        self.announcing
     }
 
     /// Whether there are rows of tunnels to write.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 
 use crate::coordinator::PeerId;
 use crate::ids::ReplicaId;
@@ -20,6 +21,7 @@ pub(crate) struct Way {
     cut: AtomicBool,
     answers_lost: AtomicBool,
     refused: Mutex<Option<&'static str>>,
+    held: watch::Sender<Option<&'static str>>,
     calls: Mutex<HashMap<&'static str, usize>>,
 }
 
@@ -30,6 +32,7 @@ impl Way {
             cut: AtomicBool::new(false),
             answers_lost: AtomicBool::new(false),
             refused: Mutex::default(),
+            held: watch::Sender::new(None),
             calls: Mutex::default(),
         })
     }
@@ -47,6 +50,11 @@ impl Way {
     /// From here on one kind of statement is refused, or none is.
     pub(crate) fn refuse(&self, method: Option<&'static str>) {
         *self.refused.lock().unwrap() = method;
+    }
+
+    /// From here on one kind of statement is under way and does nothing, or none is held any more.
+    pub(crate) fn hold(&self, method: Option<&'static str>) {
+        self.held.send_replace(method);
     }
 
     /// How often some kinds of statements were tried.
@@ -69,6 +77,8 @@ impl Way {
         statement: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         *self.calls.lock().unwrap().entry(method).or_default() += 1;
+        // The sender lives as long as `self`.
+        let _ = self.held.subscribe().wait_for(|held| *held != Some(method)).await;
         if self.cut.load(Ordering::Relaxed) {
             return Err(StoreError::Unavailable("the way is cut".to_owned()));
         }

@@ -312,3 +312,40 @@ async fn closing_writes_goodbyes_and_marks_everybody_else_by_one_statement() {
     drop(agents);
     replicas.assert_empty();
 }
+
+#[tokio::test(start_paused = true)]
+async fn closing_right_after_a_start_waits_for_nothing() {
+    let replicas = Replicas::in_memory(1);
+    replicas.all_started().await;
+    let agent = replicas.agent(0, 1);
+    agent.update(1);
+    // As whoever begins to listen is told.
+    replicas.hub.lose_messages();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let began = tokio::time::Instant::now();
+    replicas.coordinators[0].close().await;
+    assert!(began.elapsed() < CLOSE_WORK_LIMIT, "{:?}", began.elapsed());
+    drop(agent);
+    replicas.assert_empty();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_that_lands_after_all_were_marked_as_lost_is_marked_too() {
+    let replicas = Replicas::in_memory(1);
+    replicas.all_started().await;
+    let agent = replicas.agent(0, 1);
+    let way = &replicas.ways[0];
+    way.hold(Some("put_peers"));
+    agent.update(1);
+    eventually(async || way.calls(&["put_peers"]) == 1).await;
+    let land = async {
+        eventually(async || way.calls(&["lose_all_peers"]) == 1).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(row(&replicas, 1, 0), None);
+        way.hold(None);
+    };
+    tokio::join!(replicas.coordinators[0].close(), land);
+    assert_eq!(row(&replicas, 1, 0), Some((true, encoded(1))));
+    drop(agent);
+    replicas.assert_empty();
+}

@@ -25,7 +25,9 @@ use crate::http::{
 use crate::ids::{AgentId, AgentToken, UserId};
 use crate::pubsub::Pubsub;
 use crate::secret::Secret;
-use crate::services::agent::{AgentConfig, AgentServices, AlertLimits, Collaborators, StoreAppearance};
+use crate::services::agent::{
+    AgentConfig, AgentServices, AlertLimits, Collaborators, Heard, StoreAppearance,
+};
 use crate::services::external_auth::{ExternalAuth, Provider};
 use crate::services::notifications::{Enqueuer, Methods};
 use crate::services::patience::Patience;
@@ -46,6 +48,10 @@ struct Host {
 }
 
 impl SessionHost for Host {
+    fn heard(&self) -> Heard {
+        self.agents.heard()
+    }
+
     async fn authenticate(&self, token: &AgentToken) -> Result<Option<Authenticated>, StoreError> {
         self.store.authenticate(token).await
     }

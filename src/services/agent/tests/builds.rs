@@ -36,7 +36,11 @@ impl Fixture {
             .await;
         let token = AgentToken::new(token.parse().unwrap());
         let authenticated = self.store.authenticate(&token).await.unwrap().unwrap();
-        let api = self.services.begin(authenticated, "2.8".into()).await.unwrap();
+        let api = self
+            .services
+            .begin(authenticated, "2.8".into(), self.services.heard())
+            .await
+            .unwrap();
         let request = lifecycle(state.into(), after(seconds));
         api.update_lifecycle(request).await.unwrap();
     }

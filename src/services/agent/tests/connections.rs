@@ -413,7 +413,10 @@ async fn s2_103_and_104_no_tracker_is_fine_and_no_time_is_year_1() {
     let appearance = StoreAppearance::new(dyn_store, parts.patience.clone());
     let services = AgentServices::new(parts, config(), appearance);
     let authenticated = fixture.store.authenticate(&fixture.token).await.unwrap().unwrap();
-    let api = services.begin(authenticated, "2.8".into()).await.unwrap();
+    let api = services
+        .begin(authenticated, "2.8".into(), services.heard())
+        .await
+        .unwrap();
     let (lines, _guard) = Lines::collect();
     let logs = vec![proto::BoundaryLog {
         time: None,

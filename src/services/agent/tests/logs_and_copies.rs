@@ -226,7 +226,10 @@ async fn s2_001_to_005_monitors_are_read_at_connection_and_answered_from_memory(
     }
     assert_eq!(fixture.store.calls("monitors"), 1);
     let authenticated = fixture.store.authenticate(&fixture.token).await.unwrap().unwrap();
-    let error = fixture.services.begin(authenticated, "2.8".into()).await;
+    let error = fixture
+        .services
+        .begin(authenticated, "2.8".into(), fixture.services.heard())
+        .await;
     assert_eq!(
         error.unwrap_err().to_string(),
         format!(
@@ -377,6 +380,32 @@ async fn a_workspace_is_read_once_after_an_invalidation_and_by_its_own_agents_on
     assert_eq!(name().await, "renamed");
     assert_eq!(name().await, "renamed");
     assert_eq!(fixture.store.calls("workspace_by_agent"), 1);
+}
+
+#[tokio::test]
+async fn a_session_that_begins_with_rows_from_before_an_event_reads_them_again() {
+    let fixture = Fixture::new().await;
+    let agent_id = fixture.connect().await.agent_id();
+    let another = AgentId::random();
+    let mut reads = 0;
+    for (event, concerned) in [
+        (Ok(Invalidation::Token { agent_id }), 1),
+        (Ok(Invalidation::Agent { agent_id }), 1),
+        (Ok(Invalidation::Agent { agent_id: another }), 0),
+        (Ok(Invalidation::Banners), 0),
+        (Err(Lagged), 1),
+    ] {
+        let heard = fixture.services.heard();
+        let authenticated = fixture.store.authenticate(&fixture.token).await.unwrap().unwrap();
+        fixture.services.on_message(event).await;
+        let services = &fixture.services;
+        let api = services.begin(authenticated, "2.8".into(), heard).await.unwrap();
+        for _ in 0..2 {
+            api.agent().await.unwrap();
+        }
+        reads += concerned;
+        assert_eq!(fixture.store.calls("agent"), reads, "{event:?}");
+    }
 }
 
 #[tokio::test]

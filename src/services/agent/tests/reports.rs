@@ -168,7 +168,7 @@ async fn s1_045_and_046_and_048_startups_that_are_refused() {
     let authenticated = fixture.store.authenticate(&fixture.token).await.unwrap().unwrap();
     let nameless = fixture
         .services
-        .begin(authenticated, String::new())
+        .begin(authenticated, String::new(), fixture.services.heard())
         .await
         .unwrap();
     let error = nameless.update_startup(startup("asdf", &[])).await.unwrap_err();

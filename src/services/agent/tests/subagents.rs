@@ -66,7 +66,10 @@ impl Fixture {
                 .unwrap(),
         );
         let authenticated = self.store.authenticate(&token).await.unwrap().unwrap();
-        self.services.begin(authenticated, "2.8".into()).await.unwrap()
+        self.services
+            .begin(authenticated, "2.8".into(), self.services.heard())
+            .await
+            .unwrap()
     }
 
     async fn slugs(&self) -> Vec<String> {
@@ -338,7 +341,11 @@ async fn s2_095_a_child_of_somebody_elses_agent_stays() {
         JOIN workspaces AS w ON w.id = b.workspace_id WHERE w.name = 'prod'";
     let token = AgentToken::new(fixture.value(bob).await.parse().unwrap());
     let authenticated = fixture.store.authenticate(&token).await.unwrap().unwrap();
-    let stranger = fixture.services.begin(authenticated, "2.8".into()).await.unwrap();
+    let stranger = fixture
+        .services
+        .begin(authenticated, "2.8".into(), fixture.services.heard())
+        .await
+        .unwrap();
     let delete = |id: Vec<u8>| proto::DeleteSubAgentRequest { id };
     let error = stranger.delete_sub_agent(delete(child.id)).await.unwrap_err();
     assert_eq!(error.text(), "unauthorized: rbac: forbidden");
@@ -365,7 +372,11 @@ async fn an_owner_may_delete_from_another_workspace_and_debug_texts_show_no_toke
         JOIN workspaces AS w ON w.id = b.workspace_id WHERE w.name = 'prod'";
     let token = AgentToken::new(fixture.value(elsewhere).await.parse().unwrap());
     let authenticated = fixture.store.authenticate(&token).await.unwrap().unwrap();
-    let api = fixture.services.begin(authenticated, "2.8".into()).await.unwrap();
+    let api = fixture
+        .services
+        .begin(authenticated, "2.8".into(), fixture.services.heard())
+        .await
+        .unwrap();
     let delete = proto::DeleteSubAgentRequest { id: child.id };
     api.delete_sub_agent(delete).await.unwrap();
     let deleted = "SELECT name FROM workspace_agents WHERE deleted = 1";
