@@ -108,7 +108,7 @@ impl Server {
         let listeners = Listeners::default();
         listeners.spawn(listener, http::router(Arc::clone(&app)), &clock);
 
-        let store = Arc::new(open_store(&config.common, &clock).await?);
+        let store = Arc::new(store::open_to_serve(&config.common, &clock).await?);
         let coordination = store.coordination();
         let store: Arc<dyn Store> = store;
         let seeded = match seed {

@@ -1,9 +1,11 @@
 //! The store that the settings name: opening it, bringing it up to date, looking at it.
 
+use std::time::Duration;
+
 use crate::clock::Clock;
 use crate::config::{CommonConfig, NoStorePlace, StorePlace, Synchronous};
 use crate::store::postgres::notify::Notifications;
-use crate::store::postgres::{self, PostgresError, PostgresOptions};
+use crate::store::postgres::{self, PostgresError, PostgresOptions, SERVER_WAIT, VERB_WAIT};
 use crate::store::sqlite::{self, OpenError, SqliteOptions};
 use crate::store::{Report, SchemaStep, SqlStore, Store as _, Tables};
 
@@ -30,15 +32,23 @@ pub(super) fn notifications(config: &CommonConfig) -> Result<Option<Notification
     }
 }
 
-/// Opens the store that a configuration names.
+/// Opens the store that a configuration names, for a server.
+pub(super) async fn open_to_serve(config: &CommonConfig, clock: &Clock) -> Result<SqlStore, OpenStoreError> {
+    let migrate = config.auto_migrate;
+    open(config, config.store_place()?, migrate, SERVER_WAIT, clock).await
+}
+
+/// Opens the store that a configuration names, for a verb: what it asks of a store that is away fails soon.
 pub async fn open_store(config: &CommonConfig, clock: &Clock) -> Result<SqlStore, OpenStoreError> {
-    open(config, config.store_place()?, config.auto_migrate, clock).await
+    let migrate = config.auto_migrate;
+    open(config, config.store_place()?, migrate, VERB_WAIT, clock).await
 }
 
 async fn open(
     config: &CommonConfig,
     place: StorePlace<'_>,
     migrate: bool,
+    wait: Duration,
     clock: &Clock,
 ) -> Result<SqlStore, OpenStoreError> {
     match place {
@@ -57,6 +67,7 @@ async fn open(
             let options = PostgresOptions {
                 url: url.clone(),
                 max_connections: config.postgres_conn_max_open,
+                wait,
                 migrate,
                 expected,
             };
@@ -74,7 +85,7 @@ pub async fn migrate_store(config: &CommonConfig, clock: &Clock) -> Result<(), O
         },
         directory @ StorePlace::Directory(_) => directory,
     };
-    open(config, place, true, clock).await?.close().await;
+    open(config, place, true, VERB_WAIT, clock).await?.close().await;
     Ok(())
 }
 

@@ -6,6 +6,8 @@ mod owner_secrets;
 mod retention;
 mod subagents;
 
+use uuid::Uuid;
+
 use crate::clock::Timestamp;
 use crate::ids::{
     AgentId, AgentToken, AppId, BuildId, DevcontainerId, LogSourceId, OrganizationId, ResourceId, ScriptId,
@@ -353,6 +355,8 @@ pub struct LogSource {
 /// One sample of an agent's statistics.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AgentStat {
+    /// Names the sample, so that one whose write had no answer is not stored twice.
+    pub id: Uuid,
     /// When it arrived.
     pub created_at: Timestamp,
     /// Owner of the workspace.

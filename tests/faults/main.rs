@@ -6,6 +6,8 @@
 
 mod crash;
 mod damage;
+mod database;
+mod journal;
 mod network;
 mod outage;
 #[path = "../support/mod.rs"]

@@ -27,12 +27,9 @@ fn read_head(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
-        assert_eq!(
-            stream.read(&mut byte).unwrap(),
-            1,
-            "{:?}",
-            String::from_utf8_lossy(&head)
-        );
+        // Also when a signal comes between, which a read with a time limit is told of.
+        let read = stream.read_exact(&mut byte);
+        read.unwrap_or_else(|error| panic!("{error} after {:?}", String::from_utf8_lossy(&head)));
         head.push(byte[0]);
     }
     String::from_utf8(head).unwrap()

@@ -57,6 +57,7 @@ impl Fixture {
 
 fn stat(agent: u128) -> AgentStat {
     AgentStat {
+        id: Uuid::new_v4(),
         created_at: Timestamp::UNIX_EPOCH,
         user_id: UserId(Uuid::from_u128(1)),
         agent_id: AgentId(Uuid::from_u128(agent)),

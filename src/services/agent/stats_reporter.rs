@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use uuid::Uuid;
+
 use super::{AgentServices, autostart};
 use crate::clock::Timestamp;
 use crate::ids::AgentId;
@@ -90,6 +92,7 @@ impl AgentServices {
 fn sample(report: &StatsReport<'_>) -> AgentStat {
     let StatsReport { workspace, stats, .. } = report;
     AgentStat {
+        id: Uuid::new_v4(),
         created_at: report.now,
         user_id: workspace.owner_id,
         agent_id: report.agent_id,

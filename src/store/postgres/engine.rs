@@ -17,9 +17,9 @@ use crate::store::StoreError;
 use crate::store::sql::database::Done;
 use crate::store::sql::value::Value;
 
-/// How long a statement may take. The largest batch takes some hundred milliseconds; an answer that does not come at all
-/// is a connection that is dead and does not know it.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection that is given back may take to say that it lives. One that is dead and does not know it would
+/// keep its place in the pool for as long as the system sends anew what nobody acknowledges, a quarter of an hour.
+const RETURN_LIMIT: Duration = Duration::from_secs(2);
 
 /// Says whether the database is a standby or was set to read only.
 const PROBE: &str =
@@ -33,6 +33,8 @@ const BEGIN_EXCLUSIVE: &str = "BEGIN; SELECT pg_advisory_xact_lock(x'6472706364'
 pub(in crate::store) struct Database {
     pool: PgPool,
     clock: Clock,
+    /// How long a statement may take.
+    limit: Duration,
     /// What keeps the database from being written, until a write succeeds.
     fault: Mutex<Option<WriteFault>>,
 }
@@ -46,17 +48,24 @@ struct WriteFault {
 }
 
 impl Database {
-    pub(super) fn new(pool: PgPool, clock: Clock) -> Self {
+    /// An answer that does not come within `limit` is a connection that is dead and does not know it.
+    pub(super) fn new(pool: PgPool, clock: Clock, limit: Duration) -> Self {
         Self {
             pool,
             clock,
+            limit,
             fault: Mutex::default(),
         }
     }
 
     /// A connection; each statement on it is a transaction of its own.
     pub(in crate::store) async fn session(&self) -> Result<Session<'_>, StoreError> {
-        let connection = self.pool.acquire().await.map_err(|error| self.failed(&error))?;
+        let connection = self.pool.acquire().await;
+        let connection = connection.map_err(|error| match self.failed(&error) {
+            // Nothing was asked yet: whatever a server says that lets nobody in, it is no answer.
+            StoreError::Rejected(reason) => StoreError::Unavailable(reason),
+            error => error,
+        })?;
         Ok(Session {
             database: self,
             connection: Some(connection),
@@ -110,7 +119,8 @@ impl Database {
             .ok_or(StoreError::NoRows)?;
         let read_only: bool = row.try_get("read_only").map_err(|error| store_error(&error))?;
         if read_only {
-            return Err(StoreError::Unavailable("the database takes no writes".to_owned()));
+            let error = StoreError::Unavailable("the database takes no writes".to_owned());
+            return Err(self.refused(error, true));
         }
         let fault = self.lock().clone();
         match fault {
@@ -137,15 +147,21 @@ impl Database {
         let answer = store_error(error);
         let read_only = is_read_only(error);
         if read_only || is_disk(error) {
-            let fault = WriteFault {
-                error: answer.clone(),
-                read_only,
-            };
-            if self.lock().replace(fault).is_none() {
-                tracing::error!(error = %answer, "cannot write to the database");
-            }
+            return self.refused(answer, read_only);
         }
         answer
+    }
+
+    /// Takes note of why nothing can be written.
+    fn refused(&self, error: StoreError, read_only: bool) -> StoreError {
+        let fault = WriteFault {
+            error: error.clone(),
+            read_only,
+        };
+        if self.lock().replace(fault).is_none() {
+            tracing::error!(%error, "cannot write to the database");
+        }
+        error
     }
 
     /// Takes note of a write that succeeded, or could.
@@ -281,7 +297,7 @@ impl Session<'_> {
         let result = tokio::select! {
             biased;
             result = run(connection) => result,
-            () = self.database.clock.sleep(STATEMENT_TIMEOUT) => Err(sqlx::Error::Io(io::ErrorKind::TimedOut.into())),
+            () = self.database.clock.sleep(self.database.limit) => Err(sqlx::Error::Io(io::ErrorKind::TimedOut.into())),
         };
         self.waiting = false;
         result.map_err(|error| {
@@ -295,10 +311,24 @@ impl Session<'_> {
 
 impl Drop for Session<'_> {
     fn drop(&mut self) {
-        if let Some(connection) = self.connection.as_mut()
-            && (self.unfinished || self.waiting || self.lost)
-        {
+        let Some(mut connection) = self.connection.take() else {
+            return;
+        };
+        if self.unfinished || self.waiting || self.lost {
             connection.close_on_drop();
+            return;
         }
+        // As it does when it is dropped, with a limit: given up, it makes room for another.
+        let returned = connection.return_to_pool();
+        let clock = self.database.clock.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = returned => {}
+                () = clock.sleep(RETURN_LIMIT) => {}
+            }
+        });
     }
 }
+
+#[cfg(test)]
+mod tests;

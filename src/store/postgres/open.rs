@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::str::FromStr as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions as _, Connection as _, Executor as _, SqlSafeStr as _};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, SqlSafeStr as _};
 
 use super::engine::Database;
 use super::error::store_error;
@@ -19,8 +20,12 @@ use crate::store::schema::{self, Found, Report, Schema, SchemaStep, Tables};
 /// fail when the store is away.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(1_500);
 
-/// How long opening tries to reach the database, which may be starting too.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a server gives its database for each answer: the first, as it may be starting too, and any later one. The largest
+/// batch takes some hundred milliseconds.
+pub const SERVER_WAIT: Duration = Duration::from_secs(10);
+
+/// As [`SERVER_WAIT`], for verbs, which must fail within 2 s when the store is away.
+pub const VERB_WAIT: Duration = Duration::from_millis(1_500);
 
 /// A connection that was idle for longer is asked whether it lives before it is used: a restart of the database costs no
 /// call, and a busy connection no round trip.
@@ -33,9 +38,12 @@ const MAX_LIFETIME: Duration = Duration::from_mins(30);
 /// Prepared statements kept by one connection: more than the statements that any connection runs.
 const STATEMENT_CACHE: usize = 256;
 
-/// What the server itself ends when this process cannot: a statement that it gave up, a transaction that it left.
-const SESSION_SETTINGS: &str =
-    "SET statement_timeout = '30s'; SET idle_in_transaction_session_timeout = '30s'";
+/// What the database itself ends: a statement, before it is given up here, or one that waited for a lock might write what
+/// was written since by another try; and a transaction that this process left.
+fn session_settings(wait: Duration) -> String {
+    let statement = (wait * 9 / 10).as_millis();
+    format!("SET statement_timeout = '{statement}ms'; SET idle_in_transaction_session_timeout = '30s'")
+}
 
 /// How a database is opened.
 #[derive(Clone, Debug)]
@@ -44,6 +52,8 @@ pub struct PostgresOptions {
     pub url: Secret,
     /// Connections at most, at least 1. Each caller holds one for a statement or a short transaction.
     pub max_connections: u32,
+    /// How long each answer may take.
+    pub wait: Duration,
     /// Whether our own schema is brought up to date; otherwise one that is not is an error.
     pub migrate: bool,
     /// Whose tables it must have; `None` takes ours (or none yet) and coder's.
@@ -155,7 +165,7 @@ pub(super) struct Opened {
 /// Reaches the database, sees whose it is, migrates it if it is ours and that is asked for, and makes the pool.
 pub(super) async fn open(options: &PostgresOptions, clock: Clock) -> Result<Opened, PostgresError> {
     let connect = connect_options(&options.url)?;
-    let mut reached = Reached::new(&connect, &clock).await?;
+    let mut reached = Reached::new(&connect, options.wait, &clock).await?;
     let schema = match (reached.found().await?, options.expected) {
         (Found::None | Found::Own, None | Some(Tables::Own)) if options.migrate => {
             reached.migrate().await?;
@@ -170,7 +180,8 @@ pub(super) async fn open(options: &PostgresOptions, clock: Clock) -> Result<Open
     };
     let place = reached.place.clone();
     reached.close().await;
-    let database = Database::new(pool(connect, options.max_connections), clock);
+    let pool = pool(connect, options.max_connections, options.wait);
+    let database = Database::new(pool, clock, options.wait);
     Ok(Opened {
         database,
         place,
@@ -182,24 +193,34 @@ pub(super) async fn open(options: &PostgresOptions, clock: Clock) -> Result<Open
 pub(in crate::store) struct Reached {
     pub(in crate::store) connection: PgConnection,
     place: Place,
+    /// How long each look may take.
+    wait: Duration,
+    clock: Clock,
 }
 
 impl Reached {
+    /// On behalf of a verb.
     pub(in crate::store) async fn at(url: &Secret, clock: &Clock) -> Result<Self, PostgresError> {
-        Self::new(&connect_options(url)?, clock).await
+        Self::new(&connect_options(url)?, VERB_WAIT, clock).await
     }
 
-    async fn new(options: &PgConnectOptions, clock: &Clock) -> Result<Self, PostgresError> {
+    async fn new(options: &PgConnectOptions, wait: Duration, clock: &Clock) -> Result<Self, PostgresError> {
         let place = Place::of(options);
-        let connection = reach(options, &place, clock).await?;
-        Ok(Self { connection, place })
+        let connection = in_time(options.connect(), &place, wait, clock).await?;
+        Ok(Self {
+            connection,
+            place,
+            wait,
+            clock: clock.clone(),
+        })
     }
 
-    fn unreachable(&self, error: &sqlx::Error) -> PostgresError {
-        PostgresError::Unreachable {
-            place: self.place.clone(),
-            reason: store_error(error).to_string(),
-        }
+    /// Asks something that takes no lock.
+    async fn look<T>(
+        &mut self,
+        look: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, PostgresError> {
+        in_time(look(&mut self.connection), &self.place, self.wait, &self.clock).await
     }
 
     fn foreign(&self, found: Found, expected: Option<Tables>) -> PostgresError {
@@ -212,14 +233,12 @@ impl Reached {
 
     /// Whose tables there are.
     async fn found(&mut self) -> Result<Found, PostgresError> {
-        let found = layout::layout(&mut self.connection).await;
-        found.map_err(|error| self.unreachable(&error))
+        self.look(layout::layout).await
     }
 
     /// What there is of what is needed.
     async fn examine(&mut self) -> Result<CoderSchema, PostgresError> {
-        let examined = layout::examine(&mut self.connection).await;
-        examined.map_err(|error| self.unreachable(&error))
+        self.look(layout::examine).await
     }
 
     async fn expect_complete(&mut self) -> Result<Schema, PostgresError> {
@@ -246,8 +265,8 @@ impl Reached {
             Found::None => Vec::new(),
             Found::Own => {
                 let versions = sqlx::query_scalar("SELECT version FROM drpcd_migrations WHERE success");
-                let versions = versions.fetch_all(&mut self.connection).await;
-                versions.map_err(|error| self.unreachable(&error))?
+                self.look(async |connection: &mut PgConnection| versions.fetch_all(connection).await)
+                    .await?
             }
             found => return Err(self.foreign(found, Some(Tables::Own))),
         };
@@ -335,22 +354,25 @@ pub(super) fn connect_options(url: &Secret) -> Result<PgConnectOptions, Postgres
         .disable_statement_logging())
 }
 
-async fn reach(
-    options: &PgConnectOptions,
+/// What a database answers, if it does within `wait`.
+async fn in_time<T>(
+    asked: impl Future<Output = Result<T, sqlx::Error>>,
     place: &Place,
+    wait: Duration,
     clock: &Clock,
-) -> Result<PgConnection, PostgresError> {
-    let unreachable = |reason: String| PostgresError::Unreachable {
+) -> Result<T, PostgresError> {
+    let answer = tokio::select! {
+        answer = asked => answer.map_err(|error| store_error(&error).to_string()),
+        () = clock.sleep(wait) => Err("no answer".to_owned()),
+    };
+    answer.map_err(|reason| PostgresError::Unreachable {
         place: place.clone(),
         reason,
-    };
-    tokio::select! {
-        connection = options.connect() => connection.map_err(|error| unreachable(store_error(&error).to_string())),
-        () = clock.sleep(OPEN_TIMEOUT) => Err(unreachable("no answer".to_owned())),
-    }
+    })
 }
 
-fn pool(options: PgConnectOptions, max_connections: u32) -> PgPool {
+fn pool(options: PgConnectOptions, max_connections: u32, wait: Duration) -> PgPool {
+    let settings = Arc::new(session_settings(wait));
     PgPoolOptions::new()
         .max_connections(max_connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -365,8 +387,9 @@ fn pool(options: PgConnectOptions, max_connections: u32) -> PgPool {
                 Ok(true)
             })
         })
-        .after_connect(|connection, _| {
-            Box::pin(async move { connection.execute(SESSION_SETTINGS).await.map(|_| ()) })
+        .after_connect(move |connection, _| {
+            let settings = AssertSqlSafe(Arc::clone(&settings));
+            Box::pin(async move { sqlx::raw_sql(settings).execute(connection).await.map(|_| ()) })
         })
         .connect_lazy_with(options)
 }

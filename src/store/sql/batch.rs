@@ -15,7 +15,7 @@ use crate::store::{AgentStat, MetadataValue, StoreError};
 const ROWS_PER_STATEMENT: usize = 2_000;
 
 statements! {
-    /// NULL for a latency that JSON cannot carry (NaN, infinite): nothing was measured.
+    /// May be asked for twice when the first answer was lost. NULL for a latency that JSON cannot carry (NaN, infinite): nothing was measured.
     INSERT_STATS = "insert_stats":
         "INSERT INTO workspace_agent_stats (
             id, created_at, user_id, agent_id, workspace_id, template_id, connections_by_proto, connection_count,
@@ -25,23 +25,23 @@ statements! {
         SELECT unhex(value ->> 0), value ->> 1, unhex(value ->> 2), unhex(value ->> 3), unhex(value ->> 4),
             unhex(value ->> 5), value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11,
             coalesce(value ->> 12, -1), value ->> 13, value ->> 14, value ->> 15, value ->> 16, value ->> 17
-        FROM json_each($1)",
+        FROM json_each($1) WHERE TRUE ON CONFLICT DO NOTHING",
         postgres:
         "INSERT INTO workspace_agent_stats (
             id, created_at, user_id, agent_id, workspace_id, template_id, connections_by_proto, connection_count,
             rx_packets, rx_bytes, tx_packets, tx_bytes, connection_median_latency_ms, session_count_vscode,
             session_count_jetbrains, session_count_reconnecting_pty, session_count_ssh, usage
         )
-        SELECT gen_random_uuid(), created_at, user_id, agent_id, workspace_id, template_id, by_proto::jsonb,
+        SELECT id, created_at, user_id, agent_id, workspace_id, template_id, by_proto::jsonb,
             connections, rx_packets, rx_bytes, tx_packets, tx_bytes, latency, vscode, jetbrains, pty, ssh, usage
         FROM unnest(
-            $1::timestamptz[], $2::uuid[], $3::uuid[], $4::uuid[], $5::uuid[], $6::text[], $7::bigint[],
-            $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::float8[], $13::bigint[], $14::bigint[],
-            $15::bigint[], $16::bigint[], $17::bool[]
+            $1::uuid[], $2::timestamptz[], $3::uuid[], $4::uuid[], $5::uuid[], $6::uuid[], $7::text[],
+            $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::float8[], $14::bigint[],
+            $15::bigint[], $16::bigint[], $17::bigint[], $18::bool[]
         ) AS stat(
-            created_at, user_id, agent_id, workspace_id, template_id, by_proto, connections, rx_packets, rx_bytes,
+            id, created_at, user_id, agent_id, workspace_id, template_id, by_proto, connections, rx_packets, rx_bytes,
             tx_packets, tx_bytes, latency, vscode, jetbrains, pty, ssh, usage
-        )";
+        ) ON CONFLICT DO NOTHING";
     /// A later value of the same item in the list wins.
     UPDATE_METADATA = "update_metadata":
         "UPDATE workspace_agent_metadata SET value = new.value, error = new.error, collected_at = new.collected_at
@@ -161,6 +161,7 @@ fn stat_columns(stats: &[AgentStat]) -> Call<'_> {
         _ => -1.0,
     };
     INSERT_STATS
+        .bind(ids(all().map(|stat| stat.id)))
         .bind(all().map(|stat| stat.created_at).collect::<Vec<_>>())
         .bind(ids(all().map(|stat| stat.user_id.0)))
         .bind(ids(all().map(|stat| stat.agent_id.0)))
@@ -180,14 +181,14 @@ fn stat_columns(stats: &[AgentStat]) -> Call<'_> {
         .bind(all().map(|stat| stat.usage).collect::<Vec<_>>())
 }
 
-/// A sample as the list that `INSERT_STATS` takes apart, under a new id.
+/// A sample as the list that `INSERT_STATS` takes apart.
 struct StatRow<'s>(&'s AgentStat);
 
 impl Serialize for StatRow<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let stat = self.0;
         let mut row = serializer.serialize_seq(None)?;
-        row.serialize_element(&Hex(Uuid::new_v4()))?;
+        row.serialize_element(&Hex(stat.id))?;
         row.serialize_element(&stat.created_at.as_micros())?;
         row.serialize_element(&Hex(stat.user_id.0))?;
         row.serialize_element(&Hex(stat.agent_id.0))?;

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::postgres::{Database, Template};
 use crate::clock::Clock;
 use crate::secret::Secret;
-use crate::store::postgres::PostgresOptions;
+use crate::store::postgres::{PostgresOptions, SERVER_WAIT};
 use crate::store::sqlite::SqliteOptions;
 use crate::store::{SqlStore, postgres, sqlite};
 
@@ -76,6 +76,7 @@ impl Place {
 async fn open(url: &str) -> SqlStore {
     let options = PostgresOptions {
         url: Secret::new(url),
+        wait: SERVER_WAIT,
         max_connections: 4,
         migrate: true,
         expected: None,

@@ -225,6 +225,7 @@ async fn s2_042_a_second_log_source_of_one_id_is_its_own_violation() {
 
 fn stat(latency: f64) -> AgentStat {
     AgentStat {
+        id: uuid::Uuid::new_v4(),
         created_at: at(1),
         user_id: UserId(uuid::Uuid::from_u128(1)),
         agent_id: AgentId(uuid::Uuid::from_u128(2)),
@@ -278,11 +279,22 @@ async fn a_latency_that_is_no_number_does_not_lose_the_batch() {
 }
 
 #[tokio::test]
+async fn a_sample_whose_first_write_had_no_answer_is_stored_once() {
+    let mut kit = Kit::new().await;
+    let stats = [stat(1.0), stat(2.0)];
+    kit.store.insert_stats(&stats[..1]).await.unwrap();
+    kit.store.insert_stats(&stats).await.unwrap();
+    let latencies = "SELECT connection_median_latency_ms FROM workspace_agent_stats ORDER BY 1";
+    assert_eq!(kit.table(latencies).await, ["1", "2"]);
+}
+
+#[tokio::test]
 async fn a_batch_is_one_statement_up_to_its_bound_and_whole_beyond_it() {
     let mut kit = Kit::new().await;
-    kit.store.insert_stats(&vec![stat(1.0); 2_000]).await.unwrap();
+    let stats = |count| (0..count).map(|_| stat(1.0)).collect::<Vec<_>>();
+    kit.store.insert_stats(&stats(2_000)).await.unwrap();
     assert_eq!(kit.ran("insert_stats"), 1);
-    let mut broken = vec![stat(1.0); 2_001];
+    let mut broken = stats(2_001);
     broken[2_000].connections_by_proto = "not JSON".to_owned();
     let error = kit.store.insert_stats(&broken).await.unwrap_err();
     assert!(error.is_violation(Violation::Other), "{error:?}");

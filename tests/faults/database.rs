@@ -1,0 +1,220 @@
+//! A Postgres database that is away for a while, and comes back, under two replicas of a server.
+
+use std::cell::{Cell, RefCell};
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use tokio::runtime::Runtime;
+
+use crate::journal::{FLAGS, LONG, Outage, SHORT, an_agent_survives, nothing_is_lost};
+use crate::support::postgres::{self, Shutdown, apart};
+use crate::support::{Data, EXAMPLE_SEED, Server, eventually};
+
+/// Longer than a statement may take: those that nobody answers are given up, and asked again when they may be answered
+/// too.
+const BEYOND_A_STATEMENT: Duration = Duration::from_secs(14);
+
+/// Connections that the servers may have: the pool of each, and the two on which it hears of the others.
+const MAX_CONNECTIONS: i64 = 2 * (10 + 2);
+
+/// What is answered when nobody lets a server in.
+const NO_CONNECTION: &str = "no connection to the database was to be had in time";
+
+/// What is answered when the time for an answer ends first.
+const LATE: &str = "context deadline exceeded";
+
+/// What verbs say, which name the database.
+const UNREACHABLE: &str = "cannot reach database drpcd_test";
+
+/// Connections of the servers.
+const CONNECTIONS: &str = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'drpcd'";
+
+/// Two servers on a database of their own.
+struct Kit {
+    // Dropped in this order: the database's end is nobody's business then.
+    server: Server,
+    data: Data,
+    database: RefCell<postgres::Server>,
+}
+
+impl Kit {
+    /// `None` without Postgres.
+    fn new(flags: &[&str]) -> Option<Self> {
+        let database = postgres::Server::new()?;
+        let data = Data::on(&database, EXAMPLE_SEED);
+        let flags: Vec<_> = FLAGS.iter().chain(flags).copied().collect();
+        Some(Self {
+            server: data.serve(&flags),
+            data,
+            database: RefCell::new(database),
+        })
+    }
+}
+
+fn survives(data: &Data, server: Server, lasts: Duration, outage: &Outage<'_>) {
+    if let Some(report) = an_agent_survives(data, &server, lasts, outage) {
+        // Whatever was given up meanwhile has ended.
+        eventually(|| data.number(CONNECTIONS) <= MAX_CONNECTIONS).unwrap();
+        nothing_is_lost(data, server, &report);
+    }
+}
+
+fn stopped(how: Shutdown, lasts: Duration) {
+    let Some(kit) = Kit::new(&[]) else {
+        return;
+    };
+    let outage = Outage {
+        begin: &|| kit.database.borrow_mut().stop(how),
+        end: &|| kit.database.borrow_mut().start(),
+        verb: &|verb| verb,
+        reasons: &[NO_CONNECTION],
+        told_verbs: UNREACHABLE,
+        reads: false,
+    };
+    survives(&kit.data, kit.server, lasts, &outage);
+}
+
+#[test]
+fn an_agent_survives_a_database_that_is_shut_down() {
+    stopped(Shutdown::Fast, SHORT);
+}
+
+#[test]
+fn an_agent_survives_a_database_that_crashes() {
+    stopped(Shutdown::Immediate, SHORT);
+}
+
+#[test]
+#[ignore = "ten minutes"]
+fn an_agent_survives_a_database_that_is_down_for_ten_minutes() {
+    stopped(Shutdown::Immediate, LONG);
+}
+
+#[test]
+fn an_agent_survives_a_database_that_falls_silent() {
+    let Some(kit) = Kit::new(&[]) else {
+        return;
+    };
+    let outage = Outage {
+        begin: &|| kit.database.borrow().pause(),
+        end: &|| kit.database.borrow().resume(),
+        verb: &|verb| verb,
+        reasons: &[NO_CONNECTION, LATE],
+        told_verbs: UNREACHABLE,
+        reads: false,
+    };
+    survives(&kit.data, kit.server, BEYOND_A_STATEMENT, &outage);
+}
+
+/// What is read gets through where there is a connection for it.
+fn locked(flags: &[&str]) {
+    let Some(kit) = Kit::new(flags) else {
+        return;
+    };
+    let lock = Cell::new(None);
+    let outage = Outage {
+        begin: &|| lock.set(Some(kit.data.lock())),
+        end: &|| drop(lock.take()),
+        verb: &|verb| verb,
+        reasons: &[NO_CONNECTION, LATE],
+        told_verbs: "statement timeout",
+        reads: true,
+    };
+    survives(&kit.data, kit.server, BEYOND_A_STATEMENT, &outage);
+}
+
+#[test]
+fn an_agent_survives_tables_that_somebody_else_has_locked() {
+    locked(&[]);
+}
+
+#[test]
+fn an_agent_survives_a_pool_whose_connections_all_wait_for_somebody_else() {
+    locked(&["--postgres-conn-max-open", "2"]);
+}
+
+/// Somebody else's connections: all that a database has.
+struct Crowd {
+    connections: Vec<PgConnection>,
+    runtime: Runtime,
+}
+
+impl Crowd {
+    /// Ends the servers' connections and takes what there is, until they have none.
+    fn new(url: &str) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let connections = runtime.block_on(async {
+            let mut connections = vec![PgConnection::connect(url).await.unwrap()];
+            loop {
+                let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                    WHERE application_name = 'drpcd'";
+                let ended: i64 = sqlx::query_scalar(end)
+                    .fetch_one(&mut connections[0])
+                    .await
+                    .unwrap();
+                while let Ok(connection) = PgConnection::connect(url).await {
+                    connections.push(connection);
+                }
+                if ended == 0 {
+                    return connections;
+                }
+            }
+        });
+        Self { connections, runtime }
+    }
+
+    /// Returns when others get in again.
+    fn leave(self, url: &str) {
+        self.runtime.block_on(async {
+            for connection in self.connections {
+                connection.close().await.unwrap();
+            }
+        });
+        let connect = || self.runtime.block_on(PgConnection::connect(url));
+        eventually(|| connect().is_ok()).unwrap();
+    }
+}
+
+#[test]
+fn an_agent_survives_a_database_whose_connections_all_are_others() {
+    let Some(kit) = Kit::new(&[]) else {
+        return;
+    };
+    let crowd = Cell::new(None::<Crowd>);
+    let outage = Outage {
+        begin: &|| crowd.set(Some(Crowd::new(kit.data.url()))),
+        end: &|| crowd.take().unwrap().leave(kit.data.url()),
+        verb: &|verb| verb,
+        reasons: &[NO_CONNECTION],
+        told_verbs: UNREACHABLE,
+        reads: false,
+    };
+    survives(&kit.data, kit.server, SHORT, &outage);
+}
+
+#[test]
+fn an_agent_survives_a_database_that_takes_no_writes() {
+    let Some(kit) = Kit::new(&[]) else {
+        return;
+    };
+    let set = |read_only: &str| {
+        let url = kit.database.borrow().url().to_owned();
+        let set = format!("ALTER SYSTEM SET default_transaction_read_only = {read_only}");
+        apart(async || {
+            let mut connection = PgConnection::connect(&url).await.unwrap();
+            for sql in [&set, "SELECT pg_reload_conf()"] {
+                let done = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await;
+                done.unwrap();
+            }
+        });
+    };
+    let outage = Outage {
+        begin: &|| set("on"),
+        end: &|| set("off"),
+        verb: &|verb| verb,
+        reasons: &["the database takes no writes", "in a read-only transaction"],
+        told_verbs: "in a read-only transaction",
+        reads: false,
+    };
+    survives(&kit.data, kit.server, SHORT, &outage);
+}
