@@ -164,7 +164,7 @@ pub trait Coordinator: fmt::Debug + Send + Sync + 'static {
     fn successor(&self) -> Box<dyn Coordinator>;
 
     /// Ends all connections at once: each is told that the others are lost, and that the coordinator is closed. Then waits
-    /// until everybody elsewhere can know.
+    /// until everybody elsewhere can know; when that is given up, they find out by themselves, and nothing goes on here.
     async fn close(&self);
 }
 

@@ -293,6 +293,8 @@ impl Parts {
             left.into_iter()
                 .map(|name| (name, "the time for it was over".to_owned())),
         );
+        // What is still at work would keep the store from being closed.
+        self.writers.shutdown().await;
         // What was written has been told of by now.
         if let Some(remote) = self.remote.take()
             && let Err(unsent) = remote.finish(LAST_MESSAGES_LIMIT).await

@@ -305,15 +305,24 @@ impl Coordinator for SharedCoordinator {
     }
 
     async fn close(&self) {
-        let Self { shared, tasks } = self;
-        shared
+        self.shared
             .closing
             .get_or_init(async || {
-                shared.close().await;
-                tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
-                shared.closed.cancel();
+                let _end = End(self);
+                self.shared.close().await;
             })
             .await;
+    }
+}
+
+/// Ends the tasks once everything is written, or nobody waits for that any more.
+struct End<'c>(&'c SharedCoordinator);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        let SharedCoordinator { shared, tasks } = self.0;
+        tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
+        shared.closed.cancel();
     }
 }
 

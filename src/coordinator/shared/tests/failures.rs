@@ -291,6 +291,23 @@ async fn closing_ends_in_time_without_the_database() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn after_a_closing_that_was_given_up_nothing_goes_on() {
+    let replicas = Replicas::in_memory(1);
+    replicas.all_started().await;
+    let agent = replicas.agent(0, 1);
+    agent.update(1);
+    replicas.ways[0].cut(true);
+    let closing = replicas.coordinators[0].close();
+    let closed = tokio::time::timeout(Duration::from_secs(1), closing).await;
+    assert!(closed.is_err(), "the database is away");
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let before = replicas.ways[0].calls(&["beat", "lose_all_peers"]);
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    assert_eq!(replicas.ways[0].calls(&["beat", "lose_all_peers"]), before);
+    drop(agent);
+}
+
+#[tokio::test(start_paused = true)]
 async fn closing_writes_goodbyes_and_marks_everybody_else_by_one_statement() {
     let replicas = Replicas::in_memory(1);
     replicas.all_started().await;

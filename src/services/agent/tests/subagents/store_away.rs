@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::store::Invalidation;
+use crate::store::testing::Engine;
 
 /// Whose calls wait for the store.
 async fn patient() -> Fixture {
@@ -70,6 +71,10 @@ async fn display_apps_and_deletions_that_were_lost_are_done() {
     let row = "SELECT deleted, display_apps FROM workspace_agents WHERE name = 'child'";
     assert_eq!(fixture.value(row).await, r#"1 ["ssh_helper"]"#);
     assert!(invalidations.next().await.is_ok(), "copies are dropped");
+    if Engine::of_environment() == Engine::Postgres {
+        // Others are told by a notification, which leaves nothing behind.
+        return;
+    }
     let event = Invalidation::Agent { agent_id }.payload();
     let left = format!("SELECT payload FROM drpcd_events WHERE payload = '{event}'");
     assert_eq!(fixture.value(&left).await, event, "others are told once");
