@@ -157,6 +157,28 @@ pub(super) fn last_applied(migrations: &[SchemaStep]) -> Option<i64> {
     made.map(|step| step.version).max()
 }
 
+/// Whether a program that migrates nothing can work with our own schema.
+pub(super) enum Readiness {
+    Ready,
+    /// A newer program has made this step.
+    Newer(i64),
+    /// These steps are not made.
+    Unmigrated(Vec<String>),
+}
+
+pub(super) fn readiness(migrations: &[SchemaStep]) -> Readiness {
+    let unknown = migrations.iter().rfind(|step| step.state == StepState::Unknown);
+    if let Some(newer) = unknown {
+        return Readiness::Newer(newer.version);
+    }
+    let missing: Vec<_> = unmigrated(migrations).collect();
+    if missing.is_empty() {
+        Readiness::Ready
+    } else {
+        Readiness::Unmigrated(missing)
+    }
+}
+
 /// What is wrong with our own schema where not all of `migrations` are made.
 pub(super) fn unmigrated(migrations: &[SchemaStep]) -> impl Iterator<Item = String> + '_ {
     migrations.iter().filter_map(|migration| match migration.state {
@@ -167,4 +189,32 @@ pub(super) fn unmigrated(migrations: &[SchemaStep]) -> impl Iterator<Item = Stri
         )),
         StepState::Unknown => Some(format!("migration {}: of a newer program", migration.version)),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(version: i64, state: StepState) -> SchemaStep {
+        SchemaStep {
+            version,
+            description: String::new(),
+            state,
+        }
+    }
+
+    #[test]
+    fn a_newer_schema_is_not_one_to_bring_up_to_date() {
+        let (applied, pending, unknown) = (StepState::Applied, StepState::Pending, StepState::Unknown);
+        assert!(matches!(readiness(&[step(1, applied)]), Readiness::Ready));
+        let missing = readiness(&[step(1, applied), step(2, pending)]);
+        assert!(matches!(missing, Readiness::Unmigrated(missing) if missing.len() == 1));
+        let newer = readiness(&[
+            step(1, applied),
+            step(2, pending),
+            step(3, unknown),
+            step(4, unknown),
+        ]);
+        assert!(matches!(newer, Readiness::Newer(4)));
+    }
 }

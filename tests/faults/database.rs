@@ -14,8 +14,8 @@ use crate::support::{Data, EXAMPLE_SEED, Server, eventually};
 /// too.
 const BEYOND_A_STATEMENT: Duration = Duration::from_secs(14);
 
-/// Connections that the servers may have: the pool of each, and the two on which it hears of the others.
-const MAX_CONNECTIONS: i64 = 2 * (10 + 2);
+/// Connections that the servers may have: the pool of each, that of its beats, and the two for messages.
+const MAX_CONNECTIONS: i64 = 2 * (10 + 1 + 2);
 
 /// What is answered when nobody lets a server in.
 const NO_CONNECTION: &str = "no connection to the database was to be had in time";

@@ -106,7 +106,8 @@ fn a_silence_below_the_limit_costs_nothing() {
 fn conn_029_the_late_end_of_an_old_session_leaves_a_newer_one_connected() {
     let data = Data::new(EXAMPLE_SEED);
     // It takes ten seconds to find the old session gone: enough to dial a new one, whatever else the machine does.
-    let server = data.serve(&["--agent-connection-update-frequency", "5s"]);
+    // One process: of several, the one that wrote last decides, until the newer session's next tick.
+    let server = data.serve_alone(&["--agent-connection-update-frequency", "5s"]);
     let proxy = Proxy::new(&server);
     let mut old = go!("agent", &proxy.agent(&server), &["--duration", "2m", "--kill"]);
     old.await_line("lifecycle READY");

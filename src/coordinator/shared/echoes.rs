@@ -40,6 +40,11 @@ impl Echoes {
         }
     }
 
+    /// A write that was about to be notified was not made, or changed nothing.
+    pub(super) fn take_back(&mut self, subject: Subject) {
+        self.take(subject);
+    }
+
     /// Whether a notification can be passed over.
     pub(super) fn is_echo(&mut self, subject: Subject) -> bool {
         self.take(subject)

@@ -100,6 +100,13 @@ impl Replicas {
         })
     }
 
+    /// Nobody could write for a while: that a row stands where it stood before tells nothing of whose it is.
+    pub(super) fn forget_rows(&mut self) {
+        for replica in self.others.values_mut() {
+            replica.row = None;
+        }
+    }
+
     /// All rows, as they were at `looked` or later.
     pub(super) fn looked(&mut self, rows: &[(ReplicaId, DatabaseTime)], looked: Instant) -> Changes {
         let mut changes = Changes::default();
@@ -228,6 +235,17 @@ mod tests {
         assert!(!replicas.wants_look(at(41_999)));
         assert!(replicas.wants_look(at(42_000)));
         assert_eq!(replicas.looked(&rows(&[(A, 1)]), at(42_000)), went(&[A]));
+    }
+
+    #[test]
+    fn what_was_seen_before_an_outage_decides_nothing_after_it() {
+        let (mut replicas, at) = replicas();
+        replicas.heard(A, at(0));
+        replicas.looked(&rows(&[(A, 1)]), at(3_000));
+        replicas.forget_rows();
+        assert_eq!(replicas.looked(&rows(&[(A, 1)]), at(9_000)), Changes::default());
+        assert_eq!(replicas.looked(&rows(&[(A, 2)]), at(11_000)), Changes::default());
+        assert!(replicas.is_alive(A));
     }
 
     #[test]

@@ -136,7 +136,7 @@ statements! {
 #[async_trait]
 impl Coordination for SqlStore {
     async fn beat(&self, replica: ReplicaId) -> Result<bool, StoreError> {
-        let mut session = self.database().write().await?;
+        let mut session = self.database().write_apart().await?;
         session.one(BEAT.bind(replica.0)).await?.get("anew")
     }
 

@@ -32,6 +32,8 @@ const BEGIN_EXCLUSIVE: &str = "BEGIN; SELECT pg_advisory_xact_lock(x'6472706364'
 #[derive(Debug)]
 pub(in crate::store) struct Database {
     pool: PgPool,
+    /// One connection, apart from those that calls hold.
+    apart: PgPool,
     clock: Clock,
     /// How long a statement may take.
     limit: Duration,
@@ -49,9 +51,10 @@ struct WriteFault {
 
 impl Database {
     /// An answer that does not come within `limit` is a connection that is dead and does not know it.
-    pub(super) fn new(pool: PgPool, clock: Clock, limit: Duration) -> Self {
+    pub(super) fn new(pool: PgPool, apart: PgPool, clock: Clock, limit: Duration) -> Self {
         Self {
             pool,
+            apart,
             clock,
             limit,
             fault: Mutex::default(),
@@ -60,7 +63,19 @@ impl Database {
 
     /// A connection; each statement on it is a transaction of its own.
     pub(in crate::store) async fn session(&self) -> Result<Session<'_>, StoreError> {
-        let connection = self.pool.acquire().await;
+        self.session_of(&self.pool).await
+    }
+
+    /// As [`Database::session`], on a connection that no call ever holds: for the statement by which others know that this
+    /// server lives, however many calls wait for a lock. A row that it returns was written.
+    pub(in crate::store) async fn session_apart(&self) -> Result<Session<'_>, StoreError> {
+        let mut session = self.session_of(&self.apart).await?;
+        session.writes = true;
+        Ok(session)
+    }
+
+    async fn session_of(&self, pool: &PgPool) -> Result<Session<'_>, StoreError> {
+        let connection = pool.acquire().await;
         let connection = connection.map_err(|error| match self.failed(&error) {
             // Nothing was asked yet: whatever a server says that lets nobody in, it is no answer.
             StoreError::Rejected(reason) => StoreError::Unavailable(reason),
@@ -71,6 +86,7 @@ impl Database {
             connection: Some(connection),
             unfinished: false,
             waiting: false,
+            writes: false,
             written: false,
             lost: false,
         })
@@ -174,6 +190,7 @@ impl Database {
     /// Waits for running sessions, then closes the connections.
     pub(in crate::store) async fn close(&self) {
         self.pool.close().await;
+        self.apart.close().await;
     }
 }
 
@@ -187,6 +204,8 @@ pub(in crate::store) struct Session<'d> {
     unfinished: bool,
     /// Within a statement.
     waiting: bool,
+    /// Whoever returns a row has written it.
+    writes: bool,
     /// The transaction has changed rows.
     written: bool,
     /// The connection is of no more use.
@@ -236,7 +255,12 @@ impl Session<'_> {
     ) -> Result<Option<PgRow>, StoreError> {
         let run =
             async |connection: &mut PgConnection| query(sql, arguments).fetch_optional(connection).await;
-        self.run(run).await
+        let row = self.run(run).await?;
+        if self.writes && row.is_some() {
+            self.written = true;
+            self.stored();
+        }
+        Ok(row)
     }
 
     /// Runs a statement for all its rows.

@@ -14,9 +14,10 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, P
 const MAX_CHANNEL: usize = 63;
 
 /// What prepares a sender's connection. Its transactions write no rows, so nobody has to wait for a disk while they hold
-/// the one lock under which notifications are queued.
+/// the one lock under which notifications are queued. Who waits for that lock behind somebody's commit that does not end is
+/// ended by the database, or each try would leave a connection behind there.
 const PREPARE: &str = "SELECT pg_backend_pid(), getdatabaseencoding()::text,
-     set_config('synchronous_commit', 'off', false)";
+     set_config('synchronous_commit', 'off', false), set_config('lock_timeout', '9s', false)";
 
 /// One statement, and so one transaction, for any number of notifications; in their order.
 const NOTIFY: &str = "SELECT count(pg_notify(channel, payload))

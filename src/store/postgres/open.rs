@@ -8,13 +8,14 @@ use std::time::Duration;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, SqlSafeStr as _};
+use url::Url;
 
 use super::engine::Database;
 use super::error::store_error;
 use super::layout::{self, CoderSchema};
 use crate::clock::Clock;
 use crate::secret::Secret;
-use crate::store::schema::{self, Found, Report, Schema, SchemaStep, Tables};
+use crate::store::schema::{self, Found, Readiness, Report, Schema, SchemaStep, Tables};
 
 /// How long a caller waits for a connection. With the answer it stays within the 2 s in which REST calls and verbs must
 /// fail when the store is away.
@@ -39,11 +40,36 @@ const MAX_LIFETIME: Duration = Duration::from_mins(30);
 const STATEMENT_CACHE: usize = 256;
 
 /// What the database itself ends: a statement, before it is given up here, or one that waited for a lock might write what
-/// was written since by another try; and a transaction that this process left.
+/// was written since by another try; a commit that waits for the lock of notifications, which is no statement any more;
+/// and a transaction that this process left.
 fn session_settings(wait: Duration) -> String {
-    let statement = (wait * 9 / 10).as_millis();
-    format!("SET statement_timeout = '{statement}ms'; SET idle_in_transaction_session_timeout = '30s'")
+    let (statement, lock) = ((wait * 9 / 10).as_millis(), wait.as_millis());
+    format!(
+        "SET statement_timeout = '{statement}ms'; SET lock_timeout = '{lock}ms';
+        SET idle_in_transaction_session_timeout = '30s'"
+    )
 }
+
+/// Parameters of a URL that the driver knows (sqlx-postgres, `PgConnectOptions::parse_from_url`), and `options[…]`.
+const PARAMETERS: [&str; 17] = [
+    "application_name",
+    "dbname",
+    "host",
+    "hostaddr",
+    "options",
+    "password",
+    "port",
+    "ssl-ca",
+    "ssl-cert",
+    "ssl-key",
+    "ssl-mode",
+    "ssl-root-cert",
+    "sslcert",
+    "sslkey",
+    "sslmode",
+    "sslrootcert",
+    "user",
+];
 
 /// How a database is opened.
 #[derive(Clone, Debug)]
@@ -180,8 +206,9 @@ pub(super) async fn open(options: &PostgresOptions, clock: Clock) -> Result<Open
     };
     let place = reached.place.clone();
     reached.close().await;
+    let apart = pool(connect.clone(), 1, options.wait);
     let pool = pool(connect, options.max_connections, options.wait);
-    let database = Database::new(pool, clock, options.wait);
+    let database = Database::new(pool, apart, clock, options.wait);
     Ok(Opened {
         database,
         place,
@@ -304,14 +331,12 @@ impl Reached {
     /// Succeeds when all steps of our schema are made.
     pub(in crate::store) async fn expect_migrated(&mut self) -> Result<(), PostgresError> {
         let migrations = self.migrations().await?;
-        let missing: Vec<_> = schema::unmigrated(&migrations).collect();
-        if missing.is_empty() {
-            return Ok(());
+        let place = self.place.clone();
+        match schema::readiness(&migrations) {
+            Readiness::Ready => Ok(()),
+            Readiness::Newer(version) => Err(PostgresError::NewerSchema { place, version }),
+            Readiness::Unmigrated(missing) => Err(PostgresError::NotMigrated { place, missing }),
         }
-        Err(PostgresError::NotMigrated {
-            place: self.place.clone(),
-            missing,
-        })
     }
 
     /// Brings our schema up to date, under a lock that the other processes which do the same wait for.
@@ -347,11 +372,30 @@ impl Reached {
 
 /// Reads the address; settings of the environment (`PGSSLMODE`, …) fill in what it leaves out.
 pub(super) fn connect_options(url: &Secret) -> Result<PgConnectOptions, PostgresError> {
+    let url = without_unknown_parameters(url)?;
     let options = PgConnectOptions::from_str(url.reveal()).map_err(|_| PostgresError::Url)?;
     Ok(options
         .application_name("drpcd")
         .statement_cache_capacity(STATEMENT_CACHE)
         .disable_statement_logging())
+}
+
+/// Takes out what the driver does not know, which it would log with its value, that may be a secret.
+fn without_unknown_parameters(url: &Secret) -> Result<Secret, PostgresError> {
+    let mut url = Url::parse(url.reveal()).map_err(|_| PostgresError::Url)?;
+    let is_known = |key: &str| PARAMETERS.contains(&key) || key.starts_with("options[");
+    let (known, unknown): (Vec<_>, Vec<_>) =
+        url.query_pairs().into_owned().partition(|(key, _)| is_known(key));
+    if !unknown.is_empty() {
+        for (parameter, _) in unknown {
+            tracing::warn!(
+                parameter,
+                "a parameter of the Postgres URL is not known here and has no effect"
+            );
+        }
+        url.query_pairs_mut().clear().extend_pairs(known);
+    }
+    Ok(Secret::new(String::from(url)))
 }
 
 /// What a database answers, if it does within `wait`.
@@ -415,4 +459,24 @@ pub(in crate::store) fn migrator() -> Migrator {
     ]);
     migrator.dangerous_set_table_name("drpcd_migrations");
     migrator
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_that_the_driver_does_not_know_are_taken_out_and_the_others_left() {
+        let url = "postgres://u:p%40@h:1/db?sslmode=disable&sslpassword=secret&options[a]=b&pasword=secret";
+        let kept = without_unknown_parameters(&Secret::new(url)).unwrap();
+        let expected = "postgres://u:p%40@h:1/db?sslmode=disable&options%5Ba%5D=b";
+        assert_eq!(kept.reveal(), expected);
+        let known = "postgres://u@h/db?host=%2Frun&user=x";
+        assert_eq!(
+            without_unknown_parameters(&Secret::new(known)).unwrap().reveal(),
+            known
+        );
+        let none = without_unknown_parameters(&Secret::new("secret"));
+        assert!(matches!(none, Err(PostgresError::Url)));
+    }
 }

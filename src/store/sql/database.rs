@@ -108,6 +108,16 @@ impl Database {
         Ok(self.session(connection))
     }
 
+    /// As [`Database::write`], for a statement that must not wait behind those of calls and returns a row when it has
+    /// written. On SQLite there is one connection that writes.
+    pub(in crate::store) async fn write_apart(&self) -> Result<Session<'_>, StoreError> {
+        let connection = match &self.engine {
+            Engine::Sqlite(database) => Connection::Sqlite(database.write().await?),
+            Engine::Postgres(database) => Connection::Postgres(database.session_apart().await?),
+        };
+        Ok(self.session(connection))
+    }
+
     /// A connection within a transaction that writes; must be finished. On SQLite it holds the database's write lock, on
     /// Postgres the locks of the rows that it changes.
     pub(in crate::store) async fn transaction(&self) -> Result<Session<'_>, StoreError> {

@@ -7,7 +7,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 
 use super::open::{FILE_NAME, LOCK_TIMEOUT, OpenError, migrator, refused};
-use crate::store::schema::{self, Found, Report, SchemaStep};
+use crate::store::schema::{self, Found, Readiness, Report, SchemaStep};
 
 /// Tables that are named of a database of another program: enough to recognize it.
 const NAMES_SHOWN: i64 = 5;
@@ -68,14 +68,12 @@ impl Looked {
 
     pub(in crate::store) async fn expect_migrated(&mut self) -> Result<(), OpenError> {
         let migrations = self.migrations().await?;
-        let missing: Vec<_> = schema::unmigrated(&migrations).collect();
-        if missing.is_empty() {
-            return Ok(());
+        let path = self.path.clone();
+        match schema::readiness(&migrations) {
+            Readiness::Ready => Ok(()),
+            Readiness::Newer(version) => Err(OpenError::NewerSchema { path, version }),
+            Readiness::Unmigrated(missing) => Err(OpenError::NotMigrated { path, missing }),
         }
-        Err(OpenError::NotMigrated {
-            path: self.path.clone(),
-            missing,
-        })
     }
 
     async fn problems(&mut self) -> Result<Vec<String>, sqlx::Error> {

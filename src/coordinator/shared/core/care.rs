@@ -66,9 +66,16 @@ impl Core {
         }
         if beat == Beat::Recovered {
             tracing::info!("the coordinator reaches the database again");
+            self.replicas.forget_rows();
             self.read_everything();
         }
-        if beat == Beat::Recovered || (anew && beat == Beat::Another) || self.care.check_own_rows {
+        // A row that was there before the first beat is that of a coordinator which this one follows, and may have left more.
+        let unexpected = match beat {
+            Beat::Recovered => true,
+            Beat::Another => anew,
+            Beat::First => !anew,
+        };
+        if unexpected || self.care.check_own_rows {
             self.care.check_own_rows = false;
             self.reads.own_rows.want();
         }

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::super::echoes::Subject;
 use super::*;
 use crate::clock::{Clock, Timestamp};
 use crate::proto::tailnet::Node;
@@ -502,4 +503,42 @@ fn triggers_notify_in_place_of_the_replica() {
         from: AGENT,
     };
     assert_eq!(core.take_notices(), [ready], "handshakes have no table");
+}
+
+#[test]
+fn what_was_not_written_is_not_waited_for_as_an_echo() {
+    let setting = Setting {
+        replica: ME,
+        triggers_notify: true,
+    };
+    let mut core = Core::new(setting, now());
+    core.beat_succeeded(true);
+    let epoch = agent(&mut core);
+    core.handle(AGENT, epoch, &announce(1));
+    let batch = core.take_rows(10, now());
+    core.rows_failed(batch);
+    assert!(!core.echoes.is_echo(Subject::Peer(AGENT)));
+    let batch = core.take_rows(10, now());
+    assert_eq!(batch.put.len(), 1);
+    let written = WrittenRows {
+        put: vec![(AGENT, DatabaseTime(1))],
+        ..WrittenRows::default()
+    };
+    core.rows_written(batch, &written, now());
+    assert!(
+        core.echoes.is_echo(Subject::Peer(AGENT)),
+        "the one that was written"
+    );
+    assert!(!core.echoes.is_echo(Subject::Peer(AGENT)));
+}
+
+#[test]
+fn who_follows_another_under_its_id_looks_what_that_has_left() {
+    let looks = |anew| {
+        let mut core = Core::new(core().setting(), now());
+        core.beat_succeeded(anew);
+        matches!(core.next_read(now()), Some(Read::OwnRows { .. }))
+    };
+    assert!(looks(false));
+    assert!(!looks(true), "nobody was there before");
 }

@@ -3,6 +3,7 @@
 //! Keys are peers: what is written of one is its latest, one statement at a time, so that nothing is ever overwritten by
 //! something older.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::super::echoes::Subject;
@@ -105,6 +106,12 @@ impl Core {
         for &id in put.iter().map(|(id, _)| id).chain(lost).chain(deleted) {
             self.notify(Notice::Peer(id), Subject::Peer(id), now);
         }
+        if self.setting.triggers_notify {
+            let unchanged = |id: &&PeerId| !lost.contains(id) && !deleted.contains(id);
+            for &id in batch.lose.iter().chain(&batch.delete).filter(unchanged) {
+                self.echoes.take_back(Subject::Peer(id));
+            }
+        }
         self.rows.done(batch.keys.iter().copied());
         for id in batch.keys {
             // Its time is known now, which another replica's may be newer than.
@@ -122,6 +129,12 @@ impl Core {
     /// A batch is not written, or perhaps not.
     pub(in crate::coordinator::shared) fn rows_failed(&mut self, batch: RowBatch) {
         self.announcing = false;
+        if self.setting.triggers_notify {
+            let put = batch.put.iter().map(|(id, ..)| id);
+            for &id in put.chain(&batch.lose).chain(&batch.delete) {
+                self.echoes.take_back(Subject::Peer(id));
+            }
+        }
         for id in &batch.keys {
             if let Some(peer) = self.peers.get_mut(id)
                 && peer.row.has_said()
@@ -194,6 +207,12 @@ impl Core {
         removed: &[Tunnel],
         now: Instant,
     ) {
+        if self.setting.triggers_notify {
+            let removed: HashSet<_> = removed.iter().collect();
+            for &tunnel in batch.remove.iter().filter(|tunnel| !removed.contains(tunnel)) {
+                self.echoes.take_back(Subject::Tunnel(tunnel));
+            }
+        }
         for &tunnel in removed.iter().chain(&batch.add) {
             self.notify(Notice::Tunnel(tunnel), Subject::Tunnel(tunnel), now);
             self.reads.outdate(tunnel);
@@ -213,6 +232,11 @@ impl Core {
 
     /// A batch is not written, or perhaps not.
     pub(in crate::coordinator::shared) fn tunnels_failed(&mut self, batch: TunnelBatch) {
+        if self.setting.triggers_notify {
+            for &tunnel in batch.remove.iter().chain(&batch.add) {
+                self.echoes.take_back(Subject::Tunnel(tunnel));
+            }
+        }
         for (id, changes) in batch.changes {
             if let Some(peer) = self.peers.get_mut(&id) {
                 peer.tunnels.fail(&changes);

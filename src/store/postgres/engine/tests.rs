@@ -97,3 +97,21 @@ async fn a_database_that_lets_nobody_in_is_away() {
     assert!(error.is_unavailable(), "{error:?}");
     assert!(error.to_string().contains("not currently accepting"), "{error}");
 }
+
+#[tokio::test]
+async fn what_shows_that_a_server_lives_waits_behind_no_call_and_shows_that_writes_are_taken_again() {
+    let Some(server) = Server::new() else {
+        return;
+    };
+    let place = server.database();
+    let database = open(place.url()).await;
+    let _call = database.session().await.unwrap();
+    assert!(database.session().await.is_err(), "all connections are held");
+    let full = StoreError::Unavailable("no space left on device".to_owned());
+    database.refused(full.clone(), false);
+    let mut apart = database.session_apart().await.unwrap();
+    apart.optional("SELECT 1 WHERE FALSE", Vec::new()).await.unwrap();
+    assert_eq!(database.write_error(), Some(full));
+    apart.optional("SELECT 1", Vec::new()).await.unwrap();
+    assert_eq!(database.write_error(), None);
+}
