@@ -15,7 +15,8 @@ use crate::store::{AgentStat, MetadataValue, StoreError};
 const ROWS_PER_STATEMENT: usize = 2_000;
 
 statements! {
-    /// May be asked for twice when the first answer was lost. NULL for a latency that JSON cannot carry (NaN, infinite): nothing was measured.
+    /// May be asked for twice when the first answer was lost. NULL for a latency that JSON cannot carry (NaN, infinite):
+    /// nothing was measured.
     INSERT_STATS = "insert_stats":
         "INSERT INTO workspace_agent_stats (
             id, created_at, user_id, agent_id, workspace_id, template_id, connections_by_proto, connection_count,

@@ -481,14 +481,20 @@ fn a_closed_coordinator_has_nothing_to_do_but_what_it_owes_the_database() {
     assert!(core.peers.is_empty());
 }
 
-#[test]
-fn triggers_notify_in_place_of_the_replica() {
+/// A core whose database notifies by triggers.
+fn core_with_triggers() -> Core {
     let setting = Setting {
         replica: ME,
         triggers_notify: true,
     };
     let mut core = Core::new(setting, now());
     core.beat_succeeded(true);
+    core
+}
+
+#[test]
+fn triggers_notify_in_place_of_the_replica() {
+    let mut core = core_with_triggers();
     let agent = agent(&mut core);
     let client = client(&mut core);
     core.handle(AGENT, agent, &announce(1));
@@ -507,12 +513,7 @@ fn triggers_notify_in_place_of_the_replica() {
 
 #[test]
 fn what_was_not_written_is_not_waited_for_as_an_echo() {
-    let setting = Setting {
-        replica: ME,
-        triggers_notify: true,
-    };
-    let mut core = Core::new(setting, now());
-    core.beat_succeeded(true);
+    let mut core = core_with_triggers();
     let epoch = agent(&mut core);
     core.handle(AGENT, epoch, &announce(1));
     let batch = core.take_rows(10, now());

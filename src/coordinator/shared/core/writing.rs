@@ -106,12 +106,9 @@ impl Core {
         for &id in put.iter().map(|(id, _)| id).chain(lost).chain(deleted) {
             self.notify(Notice::Peer(id), Subject::Peer(id), now);
         }
-        if self.setting.triggers_notify {
-            let unchanged = |id: &&PeerId| !lost.contains(id) && !deleted.contains(id);
-            for &id in batch.lose.iter().chain(&batch.delete).filter(unchanged) {
-                self.echoes.take_back(Subject::Peer(id));
-            }
-        }
+        let unchanged = |id: &&PeerId| !lost.contains(id) && !deleted.contains(id);
+        let unchanged = batch.lose.iter().chain(&batch.delete).filter(unchanged);
+        self.is_not_notified(unchanged.map(|id| Subject::Peer(*id)));
         self.rows.done(batch.keys.iter().copied());
         for id in batch.keys {
             // Its time is known now, which another replica's may be newer than.
@@ -129,12 +126,9 @@ impl Core {
     /// A batch is not written, or perhaps not.
     pub(in crate::coordinator::shared) fn rows_failed(&mut self, batch: RowBatch) {
         self.announcing = false;
-        if self.setting.triggers_notify {
-            let put = batch.put.iter().map(|(id, ..)| id);
-            for &id in put.chain(&batch.lose).chain(&batch.delete) {
-                self.echoes.take_back(Subject::Peer(id));
-            }
-        }
+        let put = batch.put.iter().map(|(id, ..)| id);
+        let tried = put.chain(&batch.lose).chain(&batch.delete);
+        self.is_not_notified(tried.map(|id| Subject::Peer(*id)));
         for id in &batch.keys {
             if let Some(peer) = self.peers.get_mut(id)
                 && peer.row.has_said()
@@ -207,12 +201,9 @@ impl Core {
         removed: &[Tunnel],
         now: Instant,
     ) {
-        if self.setting.triggers_notify {
-            let removed: HashSet<_> = removed.iter().collect();
-            for &tunnel in batch.remove.iter().filter(|tunnel| !removed.contains(tunnel)) {
-                self.echoes.take_back(Subject::Tunnel(tunnel));
-            }
-        }
+        let there: HashSet<_> = removed.iter().collect();
+        let absent = batch.remove.iter().filter(|tunnel| !there.contains(tunnel));
+        self.is_not_notified(absent.map(|tunnel| Subject::Tunnel(*tunnel)));
         for &tunnel in removed.iter().chain(&batch.add) {
             self.notify(Notice::Tunnel(tunnel), Subject::Tunnel(tunnel), now);
             self.reads.outdate(tunnel);
@@ -232,11 +223,8 @@ impl Core {
 
     /// A batch is not written, or perhaps not.
     pub(in crate::coordinator::shared) fn tunnels_failed(&mut self, batch: TunnelBatch) {
-        if self.setting.triggers_notify {
-            for &tunnel in batch.remove.iter().chain(&batch.add) {
-                self.echoes.take_back(Subject::Tunnel(tunnel));
-            }
-        }
+        let tried = batch.remove.iter().chain(&batch.add);
+        self.is_not_notified(tried.map(|tunnel| Subject::Tunnel(*tunnel)));
         for (id, changes) in batch.changes {
             if let Some(peer) = self.peers.get_mut(&id) {
                 peer.tunnels.fail(&changes);
@@ -260,6 +248,13 @@ impl Core {
         if !self.setting.triggers_notify {
             self.echoes.expect(subject, now);
             self.notices.push(notice);
+        }
+    }
+
+    /// Writes that triggers were expected to notify of were not made, or changed nothing.
+    fn is_not_notified(&mut self, subjects: impl Iterator<Item = Subject>) {
+        if self.setting.triggers_notify {
+            subjects.for_each(|subject| self.echoes.take_back(subject));
         }
     }
 
