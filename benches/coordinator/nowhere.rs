@@ -5,8 +5,8 @@ use async_trait::async_trait;
 use drpcd::coordinator::PeerId;
 use drpcd::ids::ReplicaId;
 use drpcd::store::{
-    Coordination, DatabaseTime, OwnPeer, PeerWrite, SharedSnapshot, StoreError, StoredPeer, StoredTunnel,
-    Tunnel,
+    Coordination, DatabaseTime, Heartbeat, OwnPeer, PeerWrite, SharedSnapshot, StoreError, StoredPeer,
+    StoredTunnel, Tunnel,
 };
 
 #[derive(Debug)]
@@ -18,7 +18,7 @@ impl Coordination for Nowhere {
         Ok(false)
     }
 
-    async fn heartbeats(&self) -> Result<Vec<(ReplicaId, DatabaseTime)>, StoreError> {
+    async fn heartbeats(&self) -> Result<Vec<Heartbeat>, StoreError> {
         Ok(Vec::new())
     }
 

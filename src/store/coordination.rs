@@ -18,6 +18,17 @@ use crate::ids::{PeerId, ReplicaId};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DatabaseTime(pub i64);
 
+/// A replica's own row: when it last said that it lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// Whose.
+    pub replica: ReplicaId,
+    /// When, which moves with each.
+    pub at: DatabaseTime,
+    /// How long ago, by the database's clock; zero of what that clock says is yet to come.
+    pub age: Duration,
+}
+
 /// A tunnel: who asked for it, and to whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tunnel {
@@ -96,7 +107,7 @@ pub trait Coordination: fmt::Debug + Send + Sync + 'static {
     async fn beat(&self, replica: ReplicaId) -> Result<bool, StoreError>;
 
     /// When each replica last said that it lives.
-    async fn heartbeats(&self) -> Result<Vec<(ReplicaId, DatabaseTime)>, StoreError>;
+    async fn heartbeats(&self) -> Result<Vec<Heartbeat>, StoreError>;
 
     /// Stores peers of a replica, whose own row must be there. Returns when each was written, which is later than every
     /// other row of the same peer, whatever the database's clock does.

@@ -24,7 +24,8 @@ use async_trait::async_trait;
 #[cfg(test)]
 pub(crate) use coordination::contract::{self as coordination_cases, coordination_contract};
 pub use coordination::{
-    Coordination, DatabaseTime, OwnPeer, PeerWrite, SharedSnapshot, StoredPeer, StoredTunnel, Tunnel,
+    Coordination, DatabaseTime, Heartbeat, OwnPeer, PeerWrite, SharedSnapshot, StoredPeer, StoredTunnel,
+    Tunnel,
 };
 pub use error::{StoreError, Violation};
 pub use events::Invalidation;

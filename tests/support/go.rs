@@ -39,10 +39,13 @@ pub fn go_program() -> Option<&'static Path> {
         .as_deref()
 }
 
-/// A running Go program.
+/// A running Go program. What it said is printed if its test fails.
 pub struct Go {
+    name: String,
     child: Child,
     errors: BufReader<std::process::ChildStderr>,
+    /// Progress that was read.
+    seen: String,
 }
 
 /// Starts a verb of the Go programs against `agent`; `None` when there is no Go.
@@ -58,7 +61,13 @@ pub fn go(verb: &str, agent: &SeededAgent, flags: &[&str]) -> Option<Go> {
         .stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let errors = BufReader::new(child.stderr.take().unwrap());
-    Some(Go { child, errors })
+    let name = format!("{verb} {}", agent.name);
+    Some(Go {
+        name,
+        child,
+        errors,
+        seen: String::new(),
+    })
 }
 
 impl Go {
@@ -66,6 +75,19 @@ impl Go {
     #[track_caller]
     pub fn await_line(&mut self, wanted: &str) {
         self.await_progress(wanted, |line| line == wanted);
+    }
+
+    /// Waits for lines of progress, in any order.
+    #[track_caller]
+    pub fn await_all(&mut self, wanted: &[&str]) {
+        let mut missing = wanted.to_vec();
+        while !missing.is_empty() {
+            let what = missing.join("\" and \"");
+            self.await_progress(&what, |line| {
+                let found = missing.iter().position(|wanted| line == *wanted);
+                found.map(|at| missing.swap_remove(at)).is_some()
+            });
+        }
     }
 
     /// Waits for a line of progress that begins so.
@@ -83,13 +105,13 @@ impl Go {
     }
 
     #[track_caller]
-    fn await_progress(&mut self, wanted: &str, is_it: impl Fn(&str) -> bool) {
-        let mut seen = String::new();
+    fn await_progress(&mut self, wanted: &str, mut is_it: impl FnMut(&str) -> bool) {
+        let from = self.seen.len();
         loop {
-            let start = seen.len();
-            let read = self.errors.read_line(&mut seen).unwrap();
-            assert!(read > 0, "no {wanted:?} in:\n{seen}");
-            if is_it(seen[start..].trim_end()) {
+            let start = self.seen.len();
+            let read = self.errors.read_line(&mut self.seen).unwrap();
+            assert!(read > 0, "no {wanted:?} in:\n{}", &self.seen[from..]);
+            if is_it(self.seen[start..].trim_end()) {
                 return;
             }
         }
@@ -128,5 +150,9 @@ impl Drop for Go {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            let _ = self.errors.read_to_string(&mut self.seen);
+            eprintln!("== what {} said\n{}", self.name, self.seen);
+        }
     }
 }

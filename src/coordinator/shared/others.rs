@@ -90,6 +90,12 @@ impl Others {
         ids.map(|(id, _)| *id).collect()
     }
 
+    /// Whether any of them is connected to a replica, by what it has stored.
+    pub(super) fn are_connected_to(&self, replica: ReplicaId) -> bool {
+        let mut rows = self.0.values().flat_map(|other| &other.rows);
+        rows.any(|row| row.replica == replica && row.node.is_some())
+    }
+
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()

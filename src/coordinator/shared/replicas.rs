@@ -1,9 +1,10 @@
 //! Which other replicas live.
 //!
-//! A replica lives for [`EXPIRY`] from its last sign of life: a beat on the channel, or a row whose time has moved between
-//! two looks at it. One that falls silent is looked at twice before it is given up, as a beat that was not heard is no
-//! beat that was not sent. Times of rows come from the database and are compared with each other only, never with the clock
-//! of this machine. While the database does not answer, nobody is given up: nobody's row could have moved.
+//! A replica lives for [`EXPIRY`] from its last sign of life: a beat on the channel, a row whose time has moved between two
+//! looks at it, or, at the first look, a row that is young: who has just begun knows of the others at once. One that falls
+//! silent is looked at twice before it is given up, as a beat that was not heard is no beat that was not sent. Times and
+//! ages of rows come from the database and are compared with each other only, never with the clock of this machine. While
+//! the database does not answer, nobody is given up: nobody's row could have moved.
 //!
 //! Source: coder/coder `enterprise/tailnet/pgcoord.go` (heartbeats), where silence on the channel alone decides.
 
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use crate::clock::Instant;
 use crate::ids::ReplicaId;
-use crate::store::DatabaseTime;
+use crate::store::{DatabaseTime, Heartbeat};
 
 /// How often a replica says that it lives.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(2);
@@ -108,14 +109,19 @@ impl Replicas {
     }
 
     /// All rows, as they were at `looked` or later.
-    pub(super) fn looked(&mut self, rows: &[(ReplicaId, DatabaseTime)], looked: Instant) -> Changes {
+    pub(super) fn looked(&mut self, rows: &[Heartbeat], looked: Instant) -> Changes {
         let mut changes = Changes::default();
-        let rows: HashMap<_, _> = rows.iter().copied().filter(|(id, _)| *id != self.me).collect();
-        for (&id, &at) in rows.iter().take(MAX_REPLICAS) {
+        let rows = rows.iter().filter(|row| row.replica != self.me);
+        let rows: HashMap<_, _> = rows.map(|row| (row.replica, row)).collect();
+        for (&id, &&Heartbeat { at, age, .. }) in rows.iter().take(MAX_REPLICAS) {
             let replica = self.others.entry(id).or_default();
             replica.looked = Some(looked);
             let Some((was, since)) = replica.row else {
                 replica.row = Some((at, looked));
+                if replica.heard.is_none() && age < EXPIRY {
+                    replica.heard = Some(looked.checked_sub(age).unwrap_or(looked));
+                    changes.came.push(id);
+                }
                 continue;
             };
             if was == at {
@@ -163,8 +169,17 @@ mod tests {
         (Replicas::new(ME), at)
     }
 
-    fn rows(rows: &[(ReplicaId, i64)]) -> Vec<(ReplicaId, DatabaseTime)> {
-        rows.iter().map(|(id, at)| (*id, DatabaseTime(*at))).collect()
+    /// Rows that are too old to be a sign of life by themselves.
+    fn rows(rows: &[(ReplicaId, i64)]) -> Vec<Heartbeat> {
+        rows.iter().map(|&(id, at)| row(id, at, EXPIRY)).collect()
+    }
+
+    fn row(replica: ReplicaId, at: i64, age: Duration) -> Heartbeat {
+        Heartbeat {
+            replica,
+            at: DatabaseTime(at),
+            age,
+        }
     }
 
     fn came(ids: &[ReplicaId]) -> Changes {
@@ -267,6 +282,34 @@ mod tests {
         assert!(!replicas.is_alive(A));
         assert_eq!(replicas.looked(&rows(&[(A, 2), (B, 1)]), at(30_000)), came(&[A]));
         assert!(replicas.is_alive(A) && !replicas.is_alive(B));
+    }
+
+    #[test]
+    fn who_has_just_begun_knows_of_those_whose_rows_are_young() {
+        let (mut replicas, at) = replicas();
+        let millis = Duration::from_millis;
+        let stored = [row(A, 1, millis(5_999)), row(B, 1, millis(6_000))];
+        assert_eq!(replicas.looked(&stored, at(10_000)), came(&[A]));
+        assert!(replicas.is_alive(A) && !replicas.is_alive(B));
+        // It beat 5,999 ms before that, and is looked at twice all the same.
+        assert!(replicas.wants_look(at(10_001)));
+        let stored = [row(A, 1, millis(6_000))];
+        assert_eq!(replicas.looked(&stored, at(10_001)), Changes::default());
+        assert!(!replicas.wants_look(at(12_000)));
+        assert!(replicas.wants_look(at(12_001)));
+        let stored = [row(A, 1, millis(8_000))];
+        assert_eq!(replicas.looked(&stored, at(12_001)), went(&[A]));
+        assert_eq!(
+            replicas.looked(&stored, at(14_001)),
+            Changes::default(),
+            "it is no news"
+        );
+        // One that says it lives loses nothing by an older row.
+        assert!(replicas.heard(B, at(14_001)));
+        assert_eq!(
+            replicas.looked(&[row(B, 1, millis(0))], at(14_002)),
+            Changes::default()
+        );
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
+use tokio::time::Instant;
 
 pub(crate) use self::way::Way;
 use super::notices::Notice;
@@ -18,14 +19,15 @@ use crate::coordinator::PeerId;
 use crate::ids::ReplicaId;
 use crate::pubsub::Pubsub;
 use crate::store::{
-    Coordination, DatabaseTime, OwnPeer, PeerWrite, SharedSnapshot, StoreError, StoredPeer, StoredTunnel,
-    Tunnel,
+    Coordination, DatabaseTime, Heartbeat, OwnPeer, PeerWrite, SharedSnapshot, StoreError, StoredPeer,
+    StoredTunnel, Tunnel,
 };
 
 /// The tables, shared by all replicas.
 #[derive(Debug)]
 pub(crate) struct Tables {
     rows: Mutex<Rows>,
+    started: Instant,
     random: Mutex<SmallRng>,
     /// What a database with triggers notifies by itself.
     triggers: Option<Pubsub>,
@@ -33,11 +35,18 @@ pub(crate) struct Tables {
 
 #[derive(Debug, Default)]
 pub(crate) struct Rows {
-    /// The database's clock.
+    /// The database's clock: microseconds, which no two statements share.
     pub(crate) now: i64,
     pub(crate) replicas: BTreeMap<ReplicaId, i64>,
     pub(crate) peers: BTreeMap<(PeerId, ReplicaId), PeerRow>,
     pub(crate) tunnels: BTreeMap<(ReplicaId, Tunnel), i64>,
+}
+
+impl Rows {
+    /// How long ago something was written.
+    fn age(&self, at: i64) -> Duration {
+        Duration::from_micros(u64::try_from(self.now - at).unwrap_or(0))
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -52,6 +61,7 @@ impl Tables {
     pub(crate) fn new(triggers: Option<Pubsub>) -> Arc<Self> {
         Arc::new(Self {
             rows: Mutex::default(),
+            started: Instant::now(),
             random: Mutex::new(SmallRng::seed_from_u64(7)),
             triggers,
         })
@@ -85,7 +95,8 @@ impl Tables {
         self.pass().await;
         let result = {
             let mut rows = self.rows();
-            rows.now += 1;
+            let elapsed = i64::try_from(self.started.elapsed().as_micros()).unwrap();
+            rows.now = elapsed.max(rows.now + 1);
             statement(self, &mut rows)
         };
         self.pass().await;
@@ -121,10 +132,14 @@ impl Coordination for Tables {
         .await
     }
 
-    async fn heartbeats(&self) -> Result<Vec<(ReplicaId, DatabaseTime)>, StoreError> {
+    async fn heartbeats(&self) -> Result<Vec<Heartbeat>, StoreError> {
         self.run(|_, rows| {
-            let rows = rows.replicas.iter();
-            Ok(rows.map(|(id, at)| (*id, DatabaseTime(*at))).collect())
+            let beat = |(&replica, &at): (&ReplicaId, &i64)| Heartbeat {
+                replica,
+                at: DatabaseTime(at),
+                age: rows.age(at),
+            };
+            Ok(rows.replicas.iter().map(beat).collect())
         })
         .await
     }
@@ -275,7 +290,7 @@ impl Coordination for Tables {
 
     async fn shared_snapshot(&self, most: usize) -> Result<SharedSnapshot, StoreError> {
         self.run(|_, rows| {
-            let age = |at: i64| Duration::from_micros(u64::try_from(rows.now - at).unwrap_or(0));
+            let age = |at| rows.age(at);
             let peers = stored_peers(rows, |_| true);
             let tunnels = rows.tunnels.iter();
             Ok(SharedSnapshot {

@@ -79,15 +79,16 @@ pub(crate) async fn heartbeats_move(database: &dyn Coordination) {
     both_live(database).await;
     let beats = async || {
         let mut beats = database.heartbeats().await.unwrap();
-        beats.sort_by_key(|(replica, _)| *replica);
+        beats.sort_by_key(|beat| beat.replica);
         beats
     };
     let before = beats().await;
     database.beat(OTHER).await.unwrap();
     let after = beats().await;
     assert_eq!(before.len(), 2);
-    assert_eq!(before[0], after[0], "who does not beat does not move");
-    assert!(before[1] < after[1]);
+    assert_eq!(before[0].at, after[0].at, "who does not beat does not move");
+    assert!(before[1].at < after[1].at);
+    assert!(before[0].age < after[0].age && after[1].age < after[0].age);
 }
 
 pub(crate) async fn a_peer_is_stored_for_each_replica_and_its_last_write_is_the_newest(

@@ -17,8 +17,8 @@ use crate::store::sql::row::Row;
 use crate::store::sql::statement::{Call, statements};
 use crate::store::sql::value::ids;
 use crate::store::{
-    Coordination, DatabaseTime, OwnPeer, PeerWrite, Schema, SharedSnapshot, SqlStore, Store as _, StoreError,
-    StoredPeer, StoredTunnel, Tunnel,
+    Coordination, DatabaseTime, Heartbeat, OwnPeer, PeerWrite, Schema, SharedSnapshot, SqlStore, Store as _,
+    StoreError, StoredPeer, StoredTunnel, Tunnel,
 };
 
 /// Replicas that are read: more than live, so that the dead ones of a busy day do not hide one that does.
@@ -34,7 +34,8 @@ statements! {
         ON CONFLICT (id) DO UPDATE SET heartbeat_at = excluded.heartbeat_at
         RETURNING xmax = 0 AS anew";
     HEARTBEATS = "coordinator_heartbeats":
-        "SELECT id, heartbeat_at FROM tailnet_coordinators ORDER BY heartbeat_at DESC LIMIT $1";
+        "SELECT id, heartbeat_at, (extract(epoch FROM now() - heartbeat_at) * 1000000)::bigint AS age
+        FROM tailnet_coordinators ORDER BY heartbeat_at DESC LIMIT $1";
     /// Of all rows of a peer the one that is written last is to be the newest, even if the clock was set back meanwhile.
     PUT_PEERS = "put_peers":
         "INSERT INTO tailnet_peers (id, coordinator_id, updated_at, node, status)
@@ -140,9 +141,15 @@ impl Coordination for SqlStore {
         session.one(BEAT.bind(replica.0)).await?.get("anew")
     }
 
-    async fn heartbeats(&self) -> Result<Vec<(ReplicaId, DatabaseTime)>, StoreError> {
+    async fn heartbeats(&self) -> Result<Vec<Heartbeat>, StoreError> {
         let rows = self.rows(HEARTBEATS.bind(MAX_REPLICAS)).await?;
-        let read = |row: &Row| Ok((row.id("id")?, time(row, "heartbeat_at")?));
+        let read = |row: &Row| {
+            Ok(Heartbeat {
+                replica: row.id("id")?,
+                at: time(row, "heartbeat_at")?,
+                age: age(row)?,
+            })
+        };
         rows.iter().map(read).collect()
     }
 

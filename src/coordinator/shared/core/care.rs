@@ -106,12 +106,14 @@ impl Core {
     }
 
     /// Notifications were missed: everything is read at `resync_at`, to which others that were missed until then are added.
+    /// Who lives is read at once, as all else is judged by that.
     pub(in crate::coordinator::shared) fn missed(&mut self, resync_at: Instant) {
         if self.closed {
             return;
         }
         self.echoes.clear();
         self.care.resync_at.get_or_insert(resync_at);
+        self.reads.heartbeats.want();
     }
 
     /// Does what is due. True if the next refresh has to be set by [`Core::refresh_at`].

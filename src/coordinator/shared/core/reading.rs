@@ -13,7 +13,7 @@ use super::{Core, Tunnel};
 use crate::clock::Instant;
 use crate::coordinator::PeerId;
 use crate::ids::ReplicaId;
-use crate::store::{DatabaseTime, OwnPeer, StoredPeer, StoredTunnel};
+use crate::store::{Heartbeat, OwnPeer, StoredPeer, StoredTunnel};
 
 /// Peers whose tunnels are read by one statement. A tunnel has three ids, so an answer has some hundred kilobytes.
 const TUNNELS_OF_AT_ONCE: usize = 1_000;
@@ -240,18 +240,19 @@ impl Core {
     }
 
     /// Takes when each replica was last heard of.
-    pub(in crate::coordinator::shared) fn read_heartbeats(
-        &mut self,
-        rows: &[(ReplicaId, DatabaseTime)],
-        looked: Instant,
-    ) {
+    pub(in crate::coordinator::shared) fn read_heartbeats(&mut self, rows: &[Heartbeat], looked: Instant) {
         self.reads.heartbeats = Want::Nothing;
         let changes = self.replicas.looked(rows, looked);
         for replica in &changes.went {
-            tracing::warn!(%replica, "another replica was not heard of for too long: its peers count as lost");
+            // One that ended in order has left nobody connected.
+            if self.others.are_connected_to(*replica) {
+                tracing::warn!(%replica, "another replica was not heard of for too long: its peers count as lost");
+            } else {
+                tracing::info!(%replica, "another replica coordinates no more");
+            }
         }
         for replica in &changes.came {
-            tracing::info!(%replica, "another replica coordinates too");
+            tracing::info!(%replica, "another replica coordinates too, by its row");
         }
         self.announce_stored_by(&changes.went);
         self.announce_stored_by(&changes.came);

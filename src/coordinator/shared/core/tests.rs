@@ -7,7 +7,7 @@ use super::*;
 use crate::clock::{Clock, Timestamp};
 use crate::proto::tailnet::Node;
 use crate::proto::tailnet::coordinate_response::peer_update::Kind;
-use crate::store::{DatabaseTime, OwnPeer, StoredPeer, StoredTunnel};
+use crate::store::{DatabaseTime, Heartbeat, OwnPeer, StoredPeer, StoredTunnel};
 
 const ME: ReplicaId = ReplicaId(Uuid::from_u128(0xa1));
 const OTHER: ReplicaId = ReplicaId(Uuid::from_u128(0xa2));
@@ -246,7 +246,12 @@ fn a_read_that_began_before_a_notification_does_not_answer_it() {
     let Some(Read::Heartbeats { looked }) = core.next_read(now()) else {
         panic!("heartbeats are to be read")
     };
-    core.read_heartbeats(&[(OTHER, DatabaseTime(1))], looked);
+    let row = Heartbeat {
+        replica: OTHER,
+        at: DatabaseTime(1),
+        age: Duration::ZERO,
+    };
+    core.read_heartbeats(&[row], looked);
     let ids = reading(&mut core);
     core.notified(Notice::Peer(AGENT), now());
     core.read_peers(ids, vec![stored(AGENT, OTHER, 1)]);

@@ -10,8 +10,8 @@ use tokio::sync::watch;
 use crate::coordinator::PeerId;
 use crate::ids::ReplicaId;
 use crate::store::{
-    Coordination, DatabaseTime, OwnPeer, PeerWrite, SharedSnapshot, StoreError, StoredPeer, StoredTunnel,
-    Tunnel,
+    Coordination, DatabaseTime, Heartbeat, OwnPeer, PeerWrite, SharedSnapshot, StoreError, StoredPeer,
+    StoredTunnel, Tunnel,
 };
 
 /// Passes statements on, counts them, and fails when it is told to.
@@ -99,7 +99,7 @@ impl Coordination for Way {
         self.pass("beat", self.database.beat(replica)).await
     }
 
-    async fn heartbeats(&self) -> Result<Vec<(ReplicaId, DatabaseTime)>, StoreError> {
+    async fn heartbeats(&self) -> Result<Vec<Heartbeat>, StoreError> {
         self.pass("heartbeats", self.database.heartbeats()).await
     }
 

@@ -16,12 +16,21 @@ const WRITES: [&str; 6] = [
 
 const READS: [&str; 3] = ["peers", "tunnels_of", "tunnels"];
 
-/// Waits until a refresh has just been, so that none comes while something is counted.
+/// Waits until each replica has been refreshed lately, so that none is while something is counted: refreshes are 24 to 30 s
+/// apart.
 async fn after_a_refresh(replicas: &Replicas) {
+    const LATELY: Duration = Duration::from_secs(15);
     replicas.all_started().await;
-    for way in &replicas.ways {
-        let before = way.calls(&["heartbeats"]);
-        eventually(async || way.calls(&["heartbeats"]) > before).await;
+    loop {
+        let mut first = None;
+        for way in &replicas.ways {
+            let before = way.calls(&["heartbeats"]);
+            eventually(async || way.calls(&["heartbeats"]) > before).await;
+            first.get_or_insert(tokio::time::Instant::now());
+        }
+        if first.is_none_or(|first| first.elapsed() < LATELY) {
+            break;
+        }
     }
     replicas.settle().await;
 }

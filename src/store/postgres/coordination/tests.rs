@@ -150,7 +150,7 @@ async fn a_replica_that_is_dead_for_a_day_is_removed_with_all_its_rows_and_no_ot
         .await
         .unwrap()
         .iter()
-        .map(|(id, _)| *id)
+        .map(|heartbeat| heartbeat.replica)
         .collect();
     assert_eq!(replicas, [OTHER]);
     assert_eq!(store.own_peers(ONE).await.unwrap(), []);
