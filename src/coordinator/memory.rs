@@ -107,8 +107,9 @@ impl Coordinator for MemoryCoordinator {
         Box::new(Self::new(self.clock.clone()))
     }
 
-    async fn close(&self) {
+    async fn close(&self) -> Result<(), StoreError> {
         self.change(Core::close);
+        Ok(())
     }
 }
 

@@ -164,8 +164,9 @@ pub trait Coordinator: fmt::Debug + Send + Sync + 'static {
     fn successor(&self) -> Box<dyn Coordinator>;
 
     /// Ends all connections at once: each is told that the others are lost, and that the coordinator is closed. Then waits
-    /// until everybody elsewhere can know; when that is given up, they find out by themselves, and nothing goes on here.
-    async fn close(&self);
+    /// until everybody elsewhere can know; when that is given up, which is an error, they find out by themselves, and
+    /// nothing goes on here.
+    async fn close(&self) -> Result<(), StoreError>;
 }
 
 /// One peer's connection. Dropping it without a Disconnect before means that the peer was lost.

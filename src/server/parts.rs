@@ -257,10 +257,8 @@ impl Parts {
     pub(super) async fn finish(mut self, clock: &Clock, grace: Duration) -> Result<(), ShutdownError> {
         self.quiet.cancel();
         let tailnet = Arc::clone(&self.tailnet);
-        self.writers.spawn(async move {
-            tailnet.close().await;
-            ("peers", Ok(()))
-        });
+        self.writers
+            .spawn(async move { ("peers", tailnet.close().await) });
         let mut failed = BTreeMap::new();
         let mut left = vec![
             "connection times",
@@ -273,13 +271,14 @@ impl Parts {
         ];
         let end = clock.sleep(grace);
         let mut end = std::pin::pin!(end);
-        while !left.is_empty() {
+        let why = loop {
             let ended = tokio::select! {
                 ended = self.writers.join_next() => ended,
-                () = end.as_mut() => None,
+                () = end.as_mut() => break "the time for it was over",
             };
             match ended {
-                None => break,
+                // Whoever is left has not ended by returning.
+                None => break "its task has panicked",
                 Some(Ok((name, result))) => {
                     left.retain(|other| *other != name);
                     if let Err(error) = result {
@@ -288,11 +287,8 @@ impl Parts {
                 }
                 Some(Err(error)) => tracing::error!(%error, "a batch has panicked"),
             }
-        }
-        failed.extend(
-            left.into_iter()
-                .map(|name| (name, "the time for it was over".to_owned())),
-        );
+        };
+        failed.extend(left.into_iter().map(|name| (name, why.to_owned())));
         // What is still at work would keep the store from being closed.
         self.writers.shutdown().await;
         // What was written has been told of by now.

@@ -148,7 +148,7 @@ async fn tn_061_a_panic_while_a_peer_is_cleaned_up_leaves_the_coordinator_usable
     let agent = coordinator.connect(AGENT, "agent", Role::Agent);
     agent.handle(update(2)).unwrap();
     wait(&*watchers[1], Arc::clone(&wakes));
-    coordinator.close().await;
+    coordinator.close().await.unwrap();
     let mut cx = Context::from_waker(Waker::noop());
     for connection in watchers.iter().chain([&agent]) {
         let mut errors = Vec::new();

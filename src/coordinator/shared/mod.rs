@@ -88,7 +88,7 @@ struct Shared {
     recovered: Notify,
     /// A heartbeat is needed now.
     beat_due: Notify,
-    closing: OnceCell<()>,
+    closing: OnceCell<Result<(), StoreError>>,
     closed: CancellationToken,
 }
 
@@ -196,7 +196,7 @@ impl Shared {
     }
 
     /// Ends the connections, then writes what has yet to be written, and that all peers are lost.
-    async fn close(&self) {
+    async fn close(&self) -> Result<(), StoreError> {
         self.change(Core::close);
         let written = async {
             tokio::select! {
@@ -215,10 +215,10 @@ impl Shared {
             }
         };
         tokio::select! {
-            () = written => {}
-            () = self.clock.sleep(CLOSE_LIMIT) => {
-                tracing::warn!("other replicas were not told of the end in time, they will find out by themselves");
-            }
+            () = written => Ok(()),
+            () = self.clock.sleep(CLOSE_LIMIT) => Err(StoreError::Unavailable(
+                "other replicas could not be told of the end in time".to_owned(),
+            )),
         }
     }
 
@@ -304,14 +304,12 @@ impl Coordinator for SharedCoordinator {
         ))
     }
 
-    async fn close(&self) {
-        self.shared
-            .closing
-            .get_or_init(async || {
-                let _end = End(self);
-                self.shared.close().await;
-            })
-            .await;
+    async fn close(&self) -> Result<(), StoreError> {
+        let close = async || {
+            let _end = End(self);
+            self.shared.close().await
+        };
+        self.shared.closing.get_or_init(close).await.clone()
     }
 }
 

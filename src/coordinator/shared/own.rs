@@ -21,6 +21,8 @@ pub(super) struct OwnRow {
     by: Epoch,
     /// It has yet to be taken for writing.
     dirty: bool,
+    /// A write had no answer, and may have been made.
+    unanswered: bool,
     /// When it was written, by the database's clock and by ours; `None` until then.
     written: Option<(DatabaseTime, Mark)>,
 }
@@ -106,16 +108,19 @@ impl OwnRow {
         std::mem::take(&mut self.dirty).then(|| self.said.clone())
     }
 
-    /// What was taken is written, unless more was said since.
-    pub(super) fn settle(&mut self, at: Option<DatabaseTime>, mark: Mark) {
+    /// What was taken is written, unless more was said since. True if an earlier write, of which others were not told, may
+    /// have been made before.
+    pub(super) fn settle(&mut self, at: Option<DatabaseTime>, mark: Mark) -> bool {
         if !self.dirty {
             self.written = at.map(|at| (at, mark));
         }
+        std::mem::take(&mut self.unanswered)
     }
 
     /// What was taken is not written, or perhaps not.
     pub(super) fn fail(&mut self) {
         self.dirty = true;
+        self.unanswered = true;
         self.written = None;
     }
 
@@ -139,6 +144,8 @@ pub(super) struct OwnTunnels {
     /// There are no other rows of them. Before it is known, rows of an earlier life may be there.
     complete: bool,
     withdrawal: Withdrawal,
+    /// A write had no answer, and may have been made.
+    unanswered: bool,
 }
 
 #[derive(Debug)]
@@ -170,6 +177,8 @@ pub(super) struct TunnelChanges {
     pub(super) withdraw: bool,
     pub(super) remove: Vec<PeerId>,
     pub(super) add: Vec<PeerId>,
+    /// Some of it may be written already, and others were not told.
+    pub(super) again: bool,
 }
 
 impl OwnTunnels {
@@ -261,7 +270,10 @@ impl OwnTunnels {
 
     /// Takes what is to be written, at most `most` tunnels of it.
     pub(super) fn take(&mut self, most: usize) -> TunnelChanges {
-        let mut changes = TunnelChanges::default();
+        let mut changes = TunnelChanges {
+            again: self.unanswered,
+            ..TunnelChanges::default()
+        };
         if self.withdrawal == Withdrawal::Due {
             self.withdrawal = Withdrawal::Running;
             changes.withdraw = true;
@@ -294,11 +306,14 @@ impl OwnTunnels {
                 }
             }
         }
-        !self.is_clean()
+        let more = !self.is_clean();
+        self.unanswered &= more;
+        more
     }
 
     /// What was taken is not written, or perhaps not.
     pub(super) fn fail(&mut self, changes: &TunnelChanges) {
+        self.unanswered = true;
         if changes.withdraw && self.withdrawal == Withdrawal::Running {
             self.withdrawal = Withdrawal::Due;
         }
@@ -315,6 +330,7 @@ impl OwnTunnels {
 
     /// What was taken, whatever it was, is perhaps not written.
     pub(super) fn fail_all(&mut self) {
+        self.unanswered = true;
         if self.withdrawal == Withdrawal::Running {
             self.withdrawal = Withdrawal::Due;
         }

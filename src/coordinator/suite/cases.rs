@@ -266,7 +266,7 @@ pub(crate) async fn tn_060_closing_tells_of_losses_then_ends_every_stream_and_th
     let (mut agent, mut client) = pair(h).await;
     for _ in 0..2 {
         for coordinator in h.coordinators() {
-            coordinator.close().await;
+            coordinator.close().await.unwrap();
         }
     }
     let mut late = Peer::connect(h, 3);

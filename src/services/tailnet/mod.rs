@@ -74,7 +74,10 @@ impl TailnetServices {
 
     /// Exchanges the coordinator. The old one is closed; its peers are told, and call again.
     pub async fn swap_coordinator(&self, coordinator: Box<dyn Coordinator>) {
-        self.coordinator.swap(Arc::new(coordinator)).close().await;
+        let before = self.coordinator.swap(Arc::new(coordinator));
+        if let Err(error) = before.close().await {
+            tracing::warn!(%error, "the end of the coordinator before is not written");
+        }
     }
 
     /// Exchanges the coordinator for one of its kind without peers.
@@ -94,8 +97,8 @@ impl TailnetServices {
     }
 
     /// Ends every Coordinate call, and tells other replicas.
-    pub async fn close(&self) {
-        self.coordinator.load_full().close().await;
+    pub async fn close(&self) -> Result<(), StoreError> {
+        self.coordinator.load_full().close().await
     }
 }
 

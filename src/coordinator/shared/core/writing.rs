@@ -98,17 +98,25 @@ impl Core {
         let WrittenRows { put, lost, deleted } = written;
         let times = put.iter().map(|(id, at)| (*id, Some(*at)));
         let others = batch.lose.iter().chain(&batch.delete).map(|id| (*id, None));
+        let mut again = HashSet::new();
         for (id, at) in times.chain(others) {
-            if let Some(peer) = self.peers.get_mut(&id) {
-                peer.row.settle(at, self.mark);
+            if let Some(peer) = self.peers.get_mut(&id)
+                && peer.row.settle(at, self.mark)
+            {
+                again.insert(id);
             }
         }
         for &id in put.iter().map(|(id, _)| id).chain(lost).chain(deleted) {
             self.notify(Notice::Peer(id), Subject::Peer(id), now);
         }
-        let unchanged = |id: &&PeerId| !lost.contains(id) && !deleted.contains(id);
-        let unchanged = batch.lose.iter().chain(&batch.delete).filter(unchanged);
-        self.is_not_notified(unchanged.map(|id| Subject::Peer(*id)));
+        let changed: HashSet<_> = lost.iter().chain(deleted).collect();
+        let unchanged = batch.lose.iter().chain(&batch.delete);
+        for &id in unchanged.filter(|id| !changed.contains(id)) {
+            self.is_not_notified([Subject::Peer(id)]);
+            if again.contains(&id) {
+                self.notify(Notice::Peer(id), Subject::Peer(id), now);
+            }
+        }
         self.rows.done(batch.keys.iter().copied());
         for id in batch.keys {
             // Its time is known now, which another replica's may be newer than.
@@ -194,7 +202,8 @@ impl Core {
         batch
     }
 
-    /// A batch is written; `removed` are those that were there.
+    /// A batch is written; `removed` are those that were there. Of tunnels that an earlier try may have removed, others are
+    /// told all the same; not of those that went with their peer, of whom they are told by its row.
     pub(in crate::coordinator::shared) fn tunnels_written(
         &mut self,
         batch: TunnelBatch,
@@ -202,8 +211,14 @@ impl Core {
         now: Instant,
     ) {
         let there: HashSet<_> = removed.iter().collect();
-        let absent = batch.remove.iter().filter(|tunnel| !there.contains(tunnel));
-        self.is_not_notified(absent.map(|tunnel| Subject::Tunnel(*tunnel)));
+        let again = batch.changes.iter().filter(|(_, changes)| changes.again);
+        let again: HashSet<_> = again.map(|(id, _)| *id).collect();
+        for &tunnel in batch.remove.iter().filter(|tunnel| !there.contains(tunnel)) {
+            self.is_not_notified([Subject::Tunnel(tunnel)]);
+            if again.contains(&tunnel.from) {
+                self.notify(Notice::Tunnel(tunnel), Subject::Tunnel(tunnel), now);
+            }
+        }
         for &tunnel in removed.iter().chain(&batch.add) {
             self.notify(Notice::Tunnel(tunnel), Subject::Tunnel(tunnel), now);
             self.reads.outdate(tunnel);
@@ -252,9 +267,11 @@ impl Core {
     }
 
     /// Writes that triggers were expected to notify of were not made, or changed nothing.
-    fn is_not_notified(&mut self, subjects: impl Iterator<Item = Subject>) {
+    fn is_not_notified(&mut self, subjects: impl IntoIterator<Item = Subject>) {
         if self.setting.triggers_notify {
-            subjects.for_each(|subject| self.echoes.take_back(subject));
+            for subject in subjects {
+                self.echoes.take_back(subject);
+            }
         }
     }
 

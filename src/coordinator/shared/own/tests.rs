@@ -21,6 +21,7 @@ fn take(tunnels: &mut OwnTunnels) -> (bool, Vec<PeerId>, Vec<PeerId>) {
         withdraw,
         remove,
         add,
+        again: _,
     } = tunnels.take(usize::MAX);
     (withdraw, remove, add)
 }

@@ -128,7 +128,7 @@ async fn tn_065_two_replicas_exchange_the_nodes_of_all_pairs_and_close_in_turn(r
     }
     let ([one, two], [one_client, two_client]) = (&mut agents, &mut clients);
 
-    replicas.coordinators[1].close().await;
+    replicas.coordinators[1].close().await.unwrap();
     assert_eq!(ended(two).await, CLOSED);
     assert_eq!(ended(two_client).await, CLOSED);
     for number in [2, 12] {
@@ -144,7 +144,7 @@ async fn tn_065_two_replicas_exchange_the_nodes_of_all_pairs_and_close_in_turn(r
         "what is between peers of one replica stays"
     );
 
-    replicas.coordinators[0].close().await;
+    replicas.coordinators[0].close().await.unwrap();
     assert_eq!(ended(one).await, CLOSED);
     assert_eq!(ended(one_client).await, CLOSED);
     assert_eq!(stored(&replicas, 1).await, [(replica(0), true, 1)]);
@@ -369,7 +369,7 @@ async fn tn_074_a_client_of_a_replica_without_its_database_moves_to_another(repl
 
 async fn tn_075_a_client_of_a_replica_that_closes_moves_to_another(replicas: Replicas) {
     let leave = async |client: &mut Peer<'_, Replicas>| {
-        replicas.coordinators[0].close().await;
+        replicas.coordinators[0].close().await.unwrap();
         assert_eq!(ended(client).await, CLOSED);
     };
     moves(&replicas, leave).await;
@@ -412,7 +412,7 @@ async fn tn_076_closing_keeps_what_is_stored(mut replicas: Replicas) {
     other.update(20);
     replicas.settle().await;
     drop((one, other));
-    replicas.coordinators[0].close().await;
+    replicas.coordinators[0].close().await.unwrap();
     replicas.add().await;
     for (number, home) in [(1, 10), (2, 20)] {
         assert_eq!(stored(&replicas, number).await, [(replica(0), true, home)]);

@@ -108,6 +108,48 @@ async fn what_was_written_unheard_is_written_again() {
     assert_eq!(row(&replicas, 1, 1), Some((false, encoded(12))));
 }
 
+/// Waits for a refresh of a replica, so that none comes soon.
+async fn refreshed(replicas: &Replicas, of: usize) {
+    let way = &replicas.ways[of];
+    let before = way.calls(&["heartbeats"]);
+    eventually(async || way.calls(&["heartbeats"]) > before).await;
+    replicas.settle().await;
+}
+
+/// Does something with a database whose answers are lost, and waits until `whom` is told that `of` is gone: before any
+/// refresh, which would tell of it in the end.
+async fn told_of_end(
+    replicas: &Replicas,
+    at: usize,
+    act: impl FnOnce(),
+    whom: &mut Peer<'_, Replicas>,
+    of: u128,
+) {
+    refreshed(replicas, 1 - at).await;
+    let way = &replicas.ways[at];
+    way.lose_answers(true);
+    act();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    way.lose_answers(false);
+    let (began, gone) = (tokio::time::Instant::now(), (id(of), Kind::Disconnected, None));
+    assert_eq!(told_until(whom, gone).await.last(), Some(&gone));
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_goodbye_that_was_written_unheard_is_told_of() {
+    let replicas = Replicas::in_memory(2);
+    let (agent, mut client) = pair(&replicas).await;
+    told_of_end(&replicas, 1, || agent.disconnect(), &mut client, 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tunnels_end_that_was_written_unheard_is_told_of() {
+    let replicas = Replicas::in_memory(2);
+    let (mut agent, client) = pair(&replicas).await;
+    told_of_end(&replicas, 0, || client.remove_tunnel(id(1)), &mut agent, 2).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_refused_is_tried_again_and_keeps_nothing_else_from_being_written() {
     let replicas = Replicas::in_memory(1);
@@ -253,7 +295,7 @@ async fn a_successor_begins_when_the_one_before_has_written_its_end() {
         Some((false, encoded(1))),
         "the old one still writes"
     );
-    old.close().await;
+    old.close().await.unwrap();
     assert_eq!(row(&replicas, 1, 0), Some((true, encoded(1))));
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(row(&replicas, 1, 0), Some((false, encoded(2))));
@@ -271,7 +313,9 @@ async fn closing_ends_in_time_without_the_database() {
     let began = tokio::time::Instant::now();
     let close = async {
         let coordinator = &replicas.coordinators[0];
-        tokio::join!(coordinator.close(), coordinator.close());
+        let (first, second) = tokio::join!(coordinator.close(), coordinator.close());
+        assert!(first.is_err_and(|error| error.is_unavailable()));
+        assert!(second.is_err(), "both are told");
     };
     let read = async {
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -319,7 +363,7 @@ async fn closing_writes_goodbyes_and_marks_everybody_else_by_one_statement() {
     let way = &replicas.ways[0];
     let before = way.calls(&["put_peers"]);
     agents[0].disconnect();
-    replicas.coordinators[0].close().await;
+    replicas.coordinators[0].close().await.unwrap();
     assert_eq!(row(&replicas, 1, 0), None);
     assert_eq!(row(&replicas, 2, 0), Some((true, encoded(1))));
     assert_eq!(
@@ -340,7 +384,7 @@ async fn closing_right_after_a_start_waits_for_nothing() {
     replicas.hub.lose_messages();
     tokio::time::sleep(Duration::from_millis(1)).await;
     let began = tokio::time::Instant::now();
-    replicas.coordinators[0].close().await;
+    replicas.coordinators[0].close().await.unwrap();
     assert!(began.elapsed() < CLOSE_WORK_LIMIT, "{:?}", began.elapsed());
     drop(agent);
     replicas.assert_empty();
@@ -361,7 +405,8 @@ async fn a_row_that_lands_after_all_were_marked_as_lost_is_marked_too() {
         assert_eq!(row(&replicas, 1, 0), None);
         way.hold(None);
     };
-    tokio::join!(replicas.coordinators[0].close(), land);
+    let (closed, ()) = tokio::join!(replicas.coordinators[0].close(), land);
+    assert_eq!(closed, Ok(()));
     assert_eq!(row(&replicas, 1, 0), Some((true, encoded(1))));
     drop(agent);
     replicas.assert_empty();

@@ -189,7 +189,9 @@ impl Coordinator for Fake {
         Box::new(self.clone())
     }
 
-    async fn close(&self) {}
+    async fn close(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }
 
 impl Connection for FakeConnection {
@@ -425,7 +427,7 @@ async fn tn_060_a_call_on_a_closed_coordinator_says_so_and_ends() {
     let fixture = Fixture::new();
     let agent = fixture.agent();
     settle().await;
-    fixture.services.close().await;
+    fixture.services.close().await.unwrap();
     assert_eq!(agent.errors().await, ["coordinator closed"]);
     assert_eq!(fixture.agent().errors().await, ["coordinator closed"]);
 }
