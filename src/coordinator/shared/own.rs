@@ -3,8 +3,9 @@
 //! A change is made here first, and written when its turn comes; what is written is always the latest. Owns what has yet to
 //! be written of a peer; must never decide who is told of it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use litemap::LiteMap;
 
 use crate::coordinator::tunnels::MAX_TUNNELS;
 use crate::coordinator::{EncodedNode, Epoch, PeerId};
@@ -139,8 +140,9 @@ impl OwnRow {
 /// The tunnels that the peer asked for.
 #[derive(Debug, Default)]
 pub(super) struct OwnTunnels {
-    /// Tunnels, and those that were removed until that is written. Sorted, so that equal histories have equal outcomes.
-    tunnels: BTreeMap<PeerId, OwnTunnel>,
+    /// Tunnels, and those that were removed until that is written. Sorted, so that equal histories have equal outcomes, and
+    /// in a vector: most peers have one, for which a tree would allocate eleven.
+    tunnels: LiteMap<PeerId, OwnTunnel>,
     /// There are no other rows of them. Before it is known, rows of an earlier life may be there.
     complete: bool,
     withdrawal: Withdrawal,
@@ -217,7 +219,7 @@ impl OwnTunnels {
     /// Gives all tunnels up. False if nothing is to be written for it.
     pub(super) fn withdraw(&mut self) -> bool {
         let is_needed = !self.complete || !self.tunnels.is_empty() || self.withdrawal == Withdrawal::Running;
-        self.tunnels.clear();
+        self.tunnels = LiteMap::new();
         if is_needed {
             self.withdrawal = Withdrawal::Due;
         }
@@ -334,7 +336,7 @@ impl OwnTunnels {
         if self.withdrawal == Withdrawal::Running {
             self.withdrawal = Withdrawal::Due;
         }
-        for tunnel in self.tunnels.values_mut() {
+        for (_, tunnel) in self.tunnels.iter_mut() {
             tunnel.dirty = true;
         }
     }
