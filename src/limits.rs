@@ -143,7 +143,22 @@ pub fn table() -> Vec<Limit> {
         row(
             "bytes buffered for a session, to be sent",
             size(serve::SESSION_SEND_BUFFER),
-            "calls wait before they begin",
+            "calls wait before they begin, and streams before they send more",
+        ),
+        row(
+            "bytes that may come on top from calls that had begun",
+            size(serve::SESSION_SEND_LIMIT - serve::SESSION_SEND_BUFFER),
+            "further calls fail; one reply may go beyond",
+        ),
+        row(
+            "bytes buffered for all sessions",
+            "half the memory budget".to_owned(),
+            "each may hold the next row's until there is room",
+        ),
+        row(
+            "bytes buffered for a session then, received; to be sent",
+            size(serve::CROWDED_BUFFER),
+            "as above",
         ),
         row(
             "bytes buffered for a call, to be sent",

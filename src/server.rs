@@ -102,6 +102,7 @@ impl Server {
         let access_url = config.access_url_for(address);
 
         let memory = MemoryBudget::new(clock.clone(), config.memory_budget);
+        let buffers = memory.buffers();
         let app = App::new(clock.clone(), config.api_max_minor, config.max_agent_connections)
             .with_memory_check(move || memory.has_room());
         let app = Arc::new(app);
@@ -128,7 +129,8 @@ impl Server {
         }
         announce(&config, &access_url, address, &parts);
         parts.hear_others().await;
-        app.open(Host::new(&parts));
+        parts.metrics.add_readings(memory::readings(buffers.clone()));
+        app.open(Host::new(&parts, buffers));
         Ok(RunningServer {
             config,
             clock,

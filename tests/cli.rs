@@ -351,6 +351,7 @@ fn metrics_are_served_where_they_are_asked_for() {
         "drpcd_derp_map_version 1.0",
         "drpcd_derp_map_age_seconds 0.0",
         "drpcd_network_events_dropped_total 0.0",
+        "drpcd_session_buffer_bytes 0.0",
         "drpcd_tailnet_peers 0.0",
         "drpcd_tailnet_tunnels 0.0",
     ] {

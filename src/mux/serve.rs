@@ -12,6 +12,7 @@
 //! - A reader that does not read holds up its own streams only: what they may buffer is bounded, and pings, credit and
 //!   other streams pass.
 
+mod buffers;
 mod cell;
 mod control;
 mod driver;
@@ -27,6 +28,9 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
+pub use self::buffers::{
+    Buffers, CROWDED_BUFFER, SESSION_RECEIVE_BUFFER, SESSION_SEND_BUFFER, SESSION_SEND_LIMIT,
+};
 pub use self::control::{CloseCause, Control};
 use self::driver::Driver;
 pub use self::pace::{
@@ -56,15 +60,6 @@ pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of one call's frames that may wait for credit before its handler has to wait: one credit window's worth is on
 /// its way already, so a quarter of it keeps a stream busy. One message may go beyond it.
 pub const SEND_BUFFER: usize = 64 * 1024;
-
-/// Bytes of all calls' frames that may wait before no further call is begun: some dozen stuck streams with messages of the
-/// greatest size. Handlers that send streams then wait as soon as they have anything waiting.
-pub const SESSION_SEND_BUFFER: usize = 16 * 1024 * 1024;
-
-/// Bytes of input that all calls of a session may hold: unread, in packets half received, waiting to begin, or as the
-/// requests of handlers at work. An honest agent stays far below: it would take sixteen packets of the greatest size. The
-/// stream that goes beyond it is reset.
-pub const SESSION_RECEIVE_BUFFER: usize = 64 * 1024 * 1024;
 
 /// Bytes that one stream sends before the next one has its turn: a full message.
 const SEND_TURN: usize = 32 * 1024;

@@ -9,6 +9,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::clock::{Clock, Instant};
+use crate::mux::Buffers;
+use crate::telemetry::metrics::Reading;
 
 /// How old a reading may be, so that a thousand agents that come back at once cost ten readings a second. What they take
 /// meanwhile, some MiB, is small beside the quarter of memory that the budget leaves.
@@ -48,6 +50,12 @@ impl MemoryBudget {
         }
     }
 
+    /// The account of what sessions buffer: half the budget, so that what else there is to a session has the other.
+    pub(super) fn buffers(&self) -> Buffers {
+        let half = self.most.map(|most| most / 2);
+        Buffers::new(half.map_or(usize::MAX, |half| usize::try_from(half).unwrap_or(usize::MAX)))
+    }
+
     /// Whether there is memory for another session.
     pub(super) fn has_room(&self) -> bool {
         let Some(most) = self.most else { return true };
@@ -71,6 +79,16 @@ impl MemoryBudget {
         }
         !last.exceeded
     }
+}
+
+/// What sessions buffer, as a number.
+#[expect(clippy::cast_precision_loss, reason = "metrics are floating-point numbers")]
+pub(super) fn readings(buffers: Buffers) -> Vec<Reading> {
+    vec![Reading::gauge(
+        "session_buffer_bytes",
+        "Bytes that sessions buffer, received and to be sent; of each, whole pieces of 64 KiB",
+        move || buffers.held() as f64,
+    )]
 }
 
 /// Bytes of memory that the process holds.

@@ -17,7 +17,7 @@ use crate::coordinator::PeerId;
 use crate::http::{ApiError, ConnectionInfo, NewClientSession, NewSession, SessionHost, WebSocketPipe};
 use crate::ids::{AgentId, AgentToken, UserId};
 use crate::mux::pipe::{Close, CloseCode, Pipe as _};
-use crate::mux::{Control, Registry, SessionEnd, serve};
+use crate::mux::{Buffers, Control, Registry, SessionEnd, serve};
 use crate::services::agent::{AgentApi, AgentServices, BeginError, Heard};
 use crate::services::external_auth::ExternalAuth;
 use crate::services::tailnet::derp::DerpMaps;
@@ -50,6 +50,7 @@ pub(super) struct Host(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     clock: Clock,
+    buffers: Buffers,
     store: Arc<dyn Store>,
     sessions: Sessions,
     agent: Arc<AgentServices>,
@@ -63,8 +64,10 @@ struct Shared {
 }
 
 impl Host {
-    pub(super) fn new(parts: &Parts) -> Self {
+    /// Whose sessions' buffers count in `buffers`.
+    pub(super) fn new(parts: &Parts, buffers: Buffers) -> Self {
         Self(Arc::new(Shared {
+            buffers,
             clock: parts.clock.clone(),
             store: Arc::clone(&parts.store),
             sessions: parts.sessions.clone(),
@@ -98,7 +101,7 @@ impl SessionHost for Host {
         if info.role == Role::Helper {
             tracing::debug!(role = session.role, "skipping agent connection monitoring");
         }
-        let control = Control::new(&self.0.clock);
+        let control = Control::within(self.0.buffers.clone(), &self.0.clock);
         let live = self.0.sessions.add(info, control.clone());
         let count = self.0.metrics.session();
         // A task for the beginning, which needs more room than what follows.
@@ -140,7 +143,7 @@ impl SessionHost for Host {
         } = session;
         let token = client.token_id;
         tracing::debug!(%token, owner = client.owner_username, %peer, ?agent, "accepting client connection");
-        let control = Control::new(&self.0.clock);
+        let control = Control::within(self.0.buffers.clone(), &self.0.clock);
         let live = self.0.sessions.add_client(token, control.clone());
         let count = self.0.metrics.session();
         let served = serve(

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::SESSION_SEND_BUFFER;
+use super::buffers::{Bounds, Buffers};
 use crate::clock::{Clock, Instant};
 use crate::mux::wakeup::Wakeup;
 
@@ -28,6 +28,8 @@ pub(super) struct Shared {
     pub(super) wakeup: Wakeup,
     /// Bytes that calls have written and the session has not yet taken.
     pub(super) queued: AtomicUsize,
+    /// The account of all sessions.
+    pub(super) buffers: Buffers,
     close: OnceLock<(CloseCause, Cow<'static, str>)>,
     ping: AtomicBool,
     since: Instant,
@@ -36,11 +38,17 @@ pub(super) struct Shared {
 }
 
 impl Control {
-    /// A handle for a session that is about to be served.
+    /// A handle for a session that is about to be served and whose bounds depend on no other.
     pub fn new(clock: &Clock) -> Self {
+        Self::within(Buffers::new(usize::MAX), clock)
+    }
+
+    /// A handle for a session that is about to be served, whose buffers count among those of others.
+    pub fn within(buffers: Buffers, clock: &Clock) -> Self {
         Self(Arc::new(Shared {
             wakeup: Wakeup::default(),
             queued: AtomicUsize::new(0),
+            buffers,
             close: OnceLock::new(),
             ping: AtomicBool::new(false),
             since: clock.monotonic(),
@@ -80,9 +88,19 @@ impl Shared {
             .store(u64::try_from(millis).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// Whether as much output is queued as the session may have.
+    /// What the session may buffer now.
+    pub(super) fn bounds(&self) -> &'static Bounds {
+        self.buffers.bounds()
+    }
+
+    /// Whether so much output is queued that nothing should be added.
     pub(super) fn is_full(&self) -> bool {
-        self.queued.load(Ordering::Relaxed) >= SESSION_SEND_BUFFER
+        self.queued.load(Ordering::Relaxed) >= self.bounds().begin
+    }
+
+    /// Whether so much output is queued that not even replies can be added.
+    pub(super) fn is_overfull(&self) -> bool {
+        self.queued.load(Ordering::Relaxed) >= self.bounds().send
     }
 
     pub(super) fn close_requested(&self) -> Option<&(CloseCause, Cow<'static, str>)> {

@@ -9,13 +9,14 @@ use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use super::buffers::Part;
 use super::control::{Control, Shared};
 use super::pace::Pace;
 use super::slot::Slot;
 use super::timer::{Alarm, Timer};
 use super::{
     ACK_BACKLOG, ACK_DELAY, DRAIN_LIMIT, FRAMES_PER_WAKE_UP, READS_PER_TURN, SEND_BUFFER, SEND_TURN,
-    SESSION_RECEIVE_BUFFER, SessionEnd, TURNS,
+    SessionEnd, TURNS,
 };
 use crate::clock::Clock;
 use crate::mux::call::Event as CallEvent;
@@ -42,8 +43,10 @@ pub(super) struct Driver<'r, S, P> {
     ready: Vec<StreamId>,
     /// Streams that wait for room in the session's output, in the order of their turns.
     waiting_for_room: VecDeque<StreamId>,
-    /// Streams whose next call waits until less output is queued.
-    waiting_to_begin: VecDeque<StreamId>,
+    /// Streams whose next call, or whose handler with something to send, waits until less output is queued.
+    waiting_for_others: VecDeque<StreamId>,
+    /// What this session holds, in the account of all.
+    part: Part,
     /// Where a call's last frames are put together before they go out.
     scratch: BytesMut,
     /// Bytes of input that all streams held when last looked at.
@@ -80,7 +83,8 @@ where
             frames_read: 0,
             ready: Vec::new(),
             waiting_for_room: VecDeque::new(),
-            waiting_to_begin: VecDeque::new(),
+            waiting_for_others: VecDeque::new(),
+            part: Part::of(&control.shared().buffers),
             scratch: BytesMut::new(),
             held: 0,
             unflushed: false,
@@ -95,6 +99,13 @@ where
     /// One wake-up: reads, works, writes, until nothing moves any more.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<SessionEnd> {
         self.shared.wakeup.begin(cx.waker());
+        let polled = self.poll_turns(cx);
+        self.part
+            .set(self.held + self.shared.queued.load(Ordering::Relaxed));
+        polled
+    }
+
+    fn poll_turns(&mut self, cx: &mut Context<'_>) -> Poll<SessionEnd> {
         self.frames_read = 0;
         for _ in 0..TURNS {
             if let Some((cause, reason)) = self.shared.close_requested() {
@@ -114,7 +125,7 @@ where
             if let Poll::Ready(Err(error)) = self.poll_write(cx) {
                 return Poll::Ready(self.write_failed(cx, error));
             }
-            if all_read && !self.may_begin() && self.shared.wakeup.sleep() {
+            if all_read && !self.may_go_on() && self.shared.wakeup.sleep() {
                 self.release_buffers();
                 return Poll::Pending;
             }
@@ -187,7 +198,8 @@ where
         slot.uncredited += data.len();
         slot.cell.lock().transport.on_bytes(data);
         self.advance(id);
-        if self.held > SESSION_RECEIVE_BUFFER && self.recount_held() > SESSION_RECEIVE_BUFFER {
+        let most = self.shared.bounds().receive;
+        if self.held > most && self.recount_held() > most {
             if !std::mem::replace(&mut self.overflowed, true) {
                 tracing::warn!(%id, "too much unread input in one session; its streams are reset");
             }
@@ -220,9 +232,9 @@ where
                 break;
             };
             match event {
-                CallEvent::Invoke { .. } if self.shared.is_full() => {
+                event if slot.begins(&event) && self.shared.is_full() => {
                     slot.cell.lock().next = Some(event);
-                    self.waiting_to_begin.push_back(id);
+                    self.wait_for_others(id);
                     break;
                 }
                 CallEvent::Invoke { path, metadata } => self.invoke(id, &path, metadata),
@@ -327,18 +339,35 @@ where
         self.held
     }
 
-    /// Whether calls that waited for others' output to go can begin now.
-    fn may_begin(&self) -> bool {
-        !self.waiting_to_begin.is_empty() && !self.shared.is_full()
+    /// A stream waits until less output is queued.
+    fn wait_for_others(&mut self, id: StreamId) {
+        if let Some(slot) = self.slots.get_mut(id)
+            && !std::mem::replace(&mut slot.waits_for_others, true)
+        {
+            self.waiting_for_others.push_back(id);
+        }
+    }
+
+    /// Whether streams that waited for others' output to go can go on now.
+    fn may_go_on(&self) -> bool {
+        !self.waiting_for_others.is_empty() && !self.shared.is_full()
+    }
+
+    fn go_on(&mut self) {
+        for id in std::mem::take(&mut self.waiting_for_others) {
+            if let Some(slot) = self.slots.get_mut(id) {
+                slot.waits_for_others = false;
+                slot.cell.wake_sender();
+                self.advance(id);
+            }
+        }
     }
 
     /// Looks at the calls that have something to do, and at those that come up while it does.
     fn run_ready(&mut self) {
         for _ in 0..TURNS {
-            if self.may_begin() {
-                for id in std::mem::take(&mut self.waiting_to_begin) {
-                    self.advance(id);
-                }
+            if self.may_go_on() {
+                self.go_on();
             }
             let mut ready = std::mem::take(&mut self.ready);
             self.shared.wakeup.take(&mut ready);
@@ -366,6 +395,13 @@ where
             self.flush(id);
         }
         self.advance(id);
+        if self
+            .slots
+            .get_mut(id)
+            .is_some_and(|slot| slot.cell.waits_for_others())
+        {
+            self.wait_for_others(id);
+        }
         self.forget_if_closed(id);
     }
 
@@ -521,8 +557,8 @@ where
         if self.waiting_for_room.is_empty() {
             self.waiting_for_room = VecDeque::new();
         }
-        if self.waiting_to_begin.is_empty() {
-            self.waiting_to_begin = VecDeque::new();
+        if self.waiting_for_others.is_empty() {
+            self.waiting_for_others = VecDeque::new();
         }
     }
 }

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker};
 use super::cell::Cell;
 use super::control::Shared;
 use crate::clock::Instant;
+use crate::mux::call::Event;
 use crate::mux::error::Status;
 use crate::mux::metadata::Metadata;
 use crate::mux::registry::{HandlerFuture, Method};
@@ -27,6 +28,8 @@ pub(super) struct Slot<'r, S> {
     pub(super) ended: bool,
     /// It is in the session's list of streams that wait for room.
     pub(super) waits_for_room: bool,
+    /// It is in the session's list of streams that wait until less output is queued.
+    pub(super) waits_for_others: bool,
     /// How often the session found it lingering, without anything happening in between.
     pub(super) lingered: u8,
     /// Bytes that the peer was not yet given credit for.
@@ -67,6 +70,7 @@ impl<'r, S> Slot<'r, S> {
             peer_done: false,
             ended: false,
             waits_for_room: false,
+            waits_for_others: false,
             lingered: 0,
             uncredited: 0,
             held: 0,
@@ -77,6 +81,15 @@ impl<'r, S> Slot<'r, S> {
     /// the peer's is and a handler does not notice.
     pub(super) fn is_lingering(&self) -> bool {
         self.peer_done || self.ended || (self.served && matches!(self.stage, Stage::Idle))
+    }
+
+    /// Whether a handler or its method's lookup begins with this event.
+    pub(super) fn begins(&self, event: &Event) -> bool {
+        match event {
+            Event::Invoke { .. } => true,
+            Event::Message(_) => matches!(self.stage, Stage::AwaitsRequest(..)),
+            _ => false,
+        }
     }
 
     /// Bytes of input that are in memory, wherever they are.

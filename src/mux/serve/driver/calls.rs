@@ -6,6 +6,7 @@ use std::task::Poll;
 use bytes::Bytes;
 
 use super::Driver;
+use crate::mux::error::Status;
 use crate::mux::metadata::Metadata;
 use crate::mux::pipe::Pipe;
 use crate::mux::registry::{Method, Outcome};
@@ -14,6 +15,9 @@ use crate::mux::serve::cell::Reader;
 use crate::mux::serve::slot::{Panicked, Returned, Running, Stage, guard};
 use crate::mux::serve::timer::Alarm;
 use crate::mux::session::{Load, StreamId};
+
+/// What a caller is told whose reply has no room beside what its session has not read yet.
+const UNSENT: &str = "too much of this session waits to be sent";
 
 impl<S, P> Driver<'_, S, P>
 where
@@ -117,7 +121,11 @@ where
         }
         slot.cell.end_call();
         slot.served = true;
-        let result = returned.unwrap_or_else(|panicked| Err(panicked.into()));
+        let mut result = returned.unwrap_or_else(|panicked| Err(panicked.into()));
+        if self.shared.is_overfull() && matches!(result, Ok(Some(_))) {
+            // The call began when less waited, with too many others.
+            result = Err(Status::message(UNSENT));
+        }
         let mut guard = slot.cell.lock();
         let state = &mut *guard;
         if state.out.is_empty() {

@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::super::{MAX_OVERFLOWS_PER_SECOND, SEND_BUFFER, SESSION_RECEIVE_BUFFER, SESSION_SEND_BUFFER};
+use super::super::buffers::Part;
+use super::super::{
+    Buffers, MAX_OVERFLOWS_PER_SECOND, SEND_BUFFER, SESSION_RECEIVE_BUFFER, SESSION_SEND_BUFFER,
+    SESSION_SEND_LIMIT,
+};
 use super::kit::*;
 use crate::mux::MAX_PACKET;
 
@@ -405,4 +409,98 @@ async fn calls_that_waited_for_others_replies_begin_once_those_are_gone() {
     }
     assert!(came > 300 * 200_000, "{came} bytes");
     assert_eq!(peer.seen.running(), 0);
+}
+
+/// Changes what is queued, and lets the server notice.
+async fn queue(peer: &mut Peer, bytes: usize) {
+    let queued = &peer.control.shared().queued;
+    queued.store(bytes, std::sync::atomic::Ordering::Relaxed);
+    peer.send(&["000200010000000000000007".to_owned()]).await;
+    peer.received();
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_whose_request_comes_later_wait_as_well() {
+    let mut peer = Peer::new();
+    peer.send(&[open(1, "/t/Silent")]).await;
+    queue(&mut peer, SESSION_SEND_BUFFER).await;
+    for part in [&message(2, "x"), CLOSE_SEND_3] {
+        peer.send(&[data(0, 1, part)]).await;
+    }
+    assert_eq!(peer.seen.running(), 0);
+    queue(&mut peer, SESSION_SEND_BUFFER - 1).await;
+    assert_eq!(peer.seen.running(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_with_nothing_under_way_wait_for_others_output_to_go() {
+    for path in ["/t/Chat", "/t/FarChat"] {
+        let mut peer = Peer::new();
+        peer.send(&[open(1, path)]).await;
+        queue(&mut peer, SESSION_SEND_BUFFER).await;
+        peer.send(&[data(0, 1, &message(2, "x"))]).await;
+        peer.expect_seen(&["got x"]);
+        peer.expect_nothing();
+        queue(&mut peer, SESSION_SEND_BUFFER).await;
+        peer.expect_nothing();
+        let queued = &peer.control.shared().queued;
+        queued.store(0, std::sync::atomic::Ordering::Relaxed);
+        peer.send(&["000200010000000000000007".to_owned()]).await;
+        let replies = frames(&peer.received());
+        assert!(replies.iter().any(|frame| frame.0 == 0 && frame.2 == 1), "{path}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn replies_of_calls_that_began_together_are_errors_once_too_much_waits() {
+    const REPLY: usize = 1 << 20;
+    const CALLS: usize = 4 * SESSION_SEND_LIMIT / REPLY;
+    let mut peer = Peer::with_capacity(64 << 20);
+    for stream in (1..).step_by(2).take(CALLS) {
+        peer.send(&[call(stream, "/t/HugeLate", &REPLY.to_string())])
+            .await;
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let queued = peer
+        .control
+        .shared()
+        .queued
+        .load(std::sync::atomic::Ordering::Relaxed);
+    assert!(
+        (SESSION_SEND_LIMIT..SESSION_SEND_LIMIT + REPLY).contains(&queued),
+        "{queued}"
+    );
+    let errors = peer.received().concat();
+    let text = b"too much of this session waits to be sent";
+    let errors = errors.windows(text.len()).filter(|at| at == text).count();
+    // A quarter of each reply is the credit that its stream has, and is sent.
+    let whole = SESSION_SEND_LIMIT / (REPLY - 256 * 1024);
+    assert!((CALLS - whole - 2..=CALLS - whole).contains(&errors), "{errors}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_all_sessions_hold_too_much_one_may_hold_no_more_than_an_honest_one_needs() {
+    const ALL: usize = 64 << 20;
+    let buffers = Buffers::new(ALL);
+    let mut others = Part::of(&buffers);
+    let mut peer = Peer::within(buffers.clone());
+    let resets = |peer: &mut Peer| {
+        let frames = frames(&peer.received());
+        frames.iter().filter(|frame| frame.1 & RST != 0).count()
+    };
+    for (stream, of_others, reset) in [
+        (1, ALL, 0),
+        (3, ALL, 0),
+        (5, ALL, 1),
+        (7, ALL / 2, 0),
+        (9, ALL, 1),
+    ] {
+        others.set(of_others);
+        hold(&mut peer, stream, MAX_PACKET).await;
+        assert_eq!(resets(&mut peer), reset, "{stream}");
+    }
+    assert_eq!(buffers.held(), ALL + 3 * MAX_PACKET);
+    peer.served.abort();
+    settle().await;
+    assert_eq!(buffers.held(), ALL, "what a session held is given back");
 }

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use crate::clock::{Clock, Timestamp};
 use crate::mux::pipe::memory::{MemoryPipe, pair};
 use crate::mux::pipe::{Close, Pipe};
-use crate::mux::serve::{Control, SessionEnd, serve};
+use crate::mux::serve::{Buffers, Control, SessionEnd, serve};
 use crate::mux::{Inbound, Interceptor, Metadata, Method, Outbound, Outcome, Registry, Status};
 pub(super) use crate::telemetry::testing::Log;
 
@@ -105,6 +105,11 @@ fn registry() -> Registry<Seen> {
         Ok(request)
     });
     registry.unary("/t/Huge", |_: &Seen, request: Text| async move {
+        Ok(Text::new("x".repeat(request.text.parse::<usize>().unwrap())))
+    });
+    // Replies, after a second, with as many bytes as the request says.
+    registry.unary("/t/HugeLate", |_: &Seen, request: Text| async move {
+        tokio::time::sleep(Duration::from_secs(1)).await;
         Ok(Text::new("x".repeat(request.text.parse::<usize>().unwrap())))
     });
     // Replies after as many milliseconds as the request says.
@@ -317,15 +322,32 @@ impl Peer {
         Self::with_session(capacity, |session| tokio::spawn(session))
     }
 
+    /// A peer whose session is one of several with a common account.
+    pub(super) fn within(buffers: Buffers) -> Self {
+        Self::controlled_by(
+            Control::within(buffers, &Clock::driven(Timestamp::UNIX_EPOCH)),
+            1 << 20,
+            |session| tokio::spawn(session),
+        )
+    }
+
     /// A peer whose session runs as `run` lets it.
     pub(super) fn with_session(
+        capacity: usize,
+        run: impl FnOnce(Pin<Box<dyn Future<Output = SessionEnd> + Send>>) -> JoinHandle<SessionEnd>,
+    ) -> Self {
+        let clock = Clock::driven(Timestamp::UNIX_EPOCH);
+        Self::controlled_by(Control::new(&clock), capacity, run)
+    }
+
+    fn controlled_by(
+        control: Control,
         capacity: usize,
         run: impl FnOnce(Pin<Box<dyn Future<Output = SessionEnd> + Send>>) -> JoinHandle<SessionEnd>,
     ) -> Self {
         let (ours, theirs) = pair(capacity);
         let clock = Clock::driven(Timestamp::UNIX_EPOCH);
         let seen = Seen::default();
-        let control = Control::new(&clock);
         let session = serve(theirs, Arc::new(registry()), seen.clone(), control.clone(), clock);
         Self {
             pipe: ours,
