@@ -92,7 +92,7 @@ pub fn table() -> Vec<Limit> {
         row(
             "connections that are not sessions",
             count(http::MAX_CONNECTIONS),
-            "the next waits until one ends",
+            "the one that has waited longest for a request is cut; while all have a request at work, the next waits",
         ),
         row(
             "head of a request, the handshake included",

@@ -1,8 +1,9 @@
 //! Accepting connections and speaking HTTP/1.1 on them until they end or become sessions.
 
+mod room;
+
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -13,9 +14,12 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+pub(super) use room::ConnectionPlace;
+pub(crate) use room::MAX_CONNECTIONS;
+use room::{Cut, Room};
 
 use crate::clock::Clock;
 
@@ -25,10 +29,6 @@ pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Largest head of a request. Ours need 1 KiB; operators add headers of their own with `--agent-header`.
 pub(crate) const MAX_HEAD: usize = 32 * 1024;
-
-/// Most connections that are not sessions. Each can hold [`MAX_HEAD`]; more wait in the operating system's queue until
-/// one ends, which [`HEAD_TIMEOUT`] makes sure of.
-pub(crate) const MAX_CONNECTIONS: usize = 4096;
 
 /// Pause after a failed accept, which happens when the process is out of files: some will be closed meanwhile.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -41,7 +41,7 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
-    room: Arc<Semaphore>,
+    room: Room,
 }
 
 impl Listener {
@@ -58,18 +58,17 @@ impl Listener {
             None => TcpListener::bind(address).await?,
         };
         let address = socket.local_addr()?;
-        let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         Ok(Self {
             socket,
             address,
-            room,
+            room: Room::new(MAX_CONNECTIONS),
         })
     }
 
     /// With room for so many connections.
     #[cfg(test)]
     pub(super) fn with_room(self, connections: usize) -> Self {
-        let room = Arc::new(Semaphore::new(connections));
+        let room = Room::new(connections);
         Self { room, ..self }
     }
 
@@ -88,9 +87,8 @@ impl Listener {
                 () = stop.cancelled() => break,
             };
             match accepted {
-                Ok((stream, permit)) => {
+                Ok((stream, place)) => {
                     failing = false;
-                    let place = ConnectionPlace(Arc::new(Mutex::new(Some(permit))));
                     connections.spawn(serve(stream, router.clone(), place, clock.clone(), stop.clone()));
                 }
                 Err(error) => {
@@ -107,32 +105,17 @@ impl Listener {
     }
 }
 
-/// A connection's place among those that are not sessions, as a request sees it.
-#[derive(Clone, Debug)]
-pub(super) struct ConnectionPlace(Arc<Mutex<Option<OwnedSemaphorePermit>>>);
-
-impl ConnectionPlace {
-    /// Makes room for another connection, because this one lasts and is counted elsewhere from here on. It must end
-    /// with the answer to the request.
-    pub(super) fn give_back(&self) {
-        // A permit or none is valid whoever panicked.
-        drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
-    }
-}
-
-async fn accept(
-    socket: &TcpListener,
-    room: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
-    let permit = Arc::clone(room).acquire_owned().await.map_err(io::Error::other)?;
+/// The next connection. One beyond those that there is room for is accepted and waits here; others wait in the operating
+/// system's queue.
+async fn accept(socket: &TcpListener, room: &Room) -> io::Result<(TcpStream, (ConnectionPlace, Cut))> {
     let (stream, _) = socket.accept().await?;
-    Ok((stream, permit))
+    Ok((stream, room.enter().await))
 }
 
 async fn serve(
     stream: TcpStream,
     router: Router,
-    place: ConnectionPlace,
+    (place, cut): (ConnectionPlace, Cut),
     clock: Clock,
     stop: CancellationToken,
 ) {
@@ -140,8 +123,17 @@ async fn serve(
     let _ = stream.set_nodelay(true);
     let routes = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(place.clone());
-        routes.call(request)
+        let begun = place.begin().map(|at_work| {
+            request.extensions_mut().insert(place.clone());
+            (at_work, routes.call(request))
+        });
+        async move {
+            let (at_work, answer) = begun.ok_or(io::ErrorKind::ConnectionAborted)?;
+            let Ok(answer) = answer.await;
+            // It is written as this ends. What the socket does not take at once, since the peer has not, counts as waiting.
+            drop(at_work);
+            Ok::<_, io::Error>(answer)
+        }
     });
     let connection = http1::Builder::new()
         // The same clock as ours: tokio's.
@@ -153,6 +145,7 @@ async fn serve(
     let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,
+        Ok(()) = cut => Ok(()),
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {

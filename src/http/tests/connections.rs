@@ -1,5 +1,6 @@
-//! Connections that are not sessions: how many, and for how long.
+//! Connections that are not sessions: how many, for how long, and which of them goes for another.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::pending;
 use std::time::Duration;
@@ -16,9 +17,13 @@ use super::super::limits::{HEAD_TIMEOUT, UPGRADE_TIMEOUT};
 use super::super::*;
 use super::fixture::{ALICE, Fixture, Host, PATIENCE, handshake, with_token};
 use crate::clock::testing::driven;
+use crate::services::patience::SHORT_STORE_WAIT;
 
 /// How long an answer must not come for it to wait. A slow machine makes the check weaker, never wrong.
 const QUIET: Duration = Duration::from_millis(60);
+
+/// Timers are as fine as this.
+const TICK: Duration = Duration::from_millis(1);
 
 const GET: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
 
@@ -34,22 +39,112 @@ async fn is_answered(stream: &mut TcpStream, within: Duration) -> bool {
     read.is_ok() && answer.starts_with(b"HTTP/1.1 200")
 }
 
-#[tokio::test]
-async fn so_many_connections_are_served_at_a_time_and_more_wait() {
-    const ROOM: usize = 3;
-    for others in [ROOM - 2, ROOM - 1, ROOM] {
-        let fixture = Fixture::with_connections(ROOM).await;
-        let mut held = Vec::new();
-        for _ in 0..others {
-            held.push(TcpStream::connect(fixture.address).await.unwrap());
-        }
-        let mut last = asking(&fixture).await;
-        if others == ROOM {
-            assert!(!is_answered(&mut last, QUIET).await);
-            held.pop();
-        }
-        assert!(is_answered(&mut last, PATIENCE).await, "beside {others}");
+/// How many connections there is room for.
+const ROOM: usize = 3;
+
+/// A connection with a request at work that the store does not answer, for as long as time stands still.
+async fn at_work(fixture: &Fixture) -> TcpStream {
+    fixture.store_answers(Err(StoreError::Unavailable("hangs".to_owned())));
+    let asked = || fixture.app.host().unwrap().asked.lock().unwrap().len();
+    let before = asked();
+    let mut stream = TcpStream::connect(fixture.address).await.unwrap();
+    let request = handshake("", &with_token(ALICE));
+    stream.write_all(request.as_bytes()).await.unwrap();
+    // It hears and authenticates.
+    while asked() < before + 2 {
+        tokio::task::yield_now().await;
     }
+    stream
+}
+
+/// Whether a connection ends without an answer.
+async fn is_cut(stream: &mut TcpStream) -> bool {
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    answer.is_empty()
+}
+
+#[tokio::test]
+async fn so_many_connections_have_room_and_for_one_more_the_longest_waiting_is_cut() {
+    driven(async {
+        for others in [ROOM - 2, ROOM - 1, ROOM] {
+            let fixture = Fixture::with_connections(ROOM).await;
+            let mut held = VecDeque::new();
+            for _ in 0..others {
+                let mut stream = TcpStream::connect(fixture.address).await.unwrap();
+                // A head that is begun counts for nothing.
+                stream.write_all(&GET[..20]).await.unwrap();
+                held.push_back(stream);
+            }
+            assert!(is_answered(&mut asking(&fixture).await, PATIENCE).await);
+            if others == ROOM {
+                assert!(is_cut(&mut held.pop_front().unwrap()).await);
+            }
+            for mut stream in held {
+                stream.write_all(&GET[20..]).await.unwrap();
+                assert!(is_answered(&mut stream, PATIENCE).await, "beside {others}");
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_that_was_answered_waits_from_then_on() {
+    driven(async {
+        let fixture = Fixture::with_connections(2).await;
+        let mut first = TcpStream::connect(fixture.address).await.unwrap();
+        let mut second = TcpStream::connect(fixture.address).await.unwrap();
+        first
+            .write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await
+            .unwrap();
+        assert!(first.read(&mut vec![0; 4_096]).await.unwrap() > 0);
+        assert!(is_answered(&mut asking(&fixture).await, PATIENCE).await);
+        assert!(is_cut(&mut second).await);
+        first.write_all(GET).await.unwrap();
+        assert!(is_answered(&mut first, PATIENCE).await);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_with_a_request_at_work_is_not_cut() {
+    driven(async {
+        let fixture = Fixture::with_connections(2).await;
+        let mut worked = at_work(&fixture).await;
+        let mut waiting = TcpStream::connect(fixture.address).await.unwrap();
+        for _ in 0..3 {
+            assert!(is_answered(&mut asking(&fixture).await, PATIENCE).await);
+        }
+        assert!(is_cut(&mut waiting).await);
+        advance(SHORT_STORE_WAIT + TICK).await;
+        let mut answer = vec![0; 4_096];
+        let length = worked.read(&mut answer).await.unwrap();
+        assert!(answer[..length].starts_with(b"HTTP/1.1 500"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn while_all_have_a_request_at_work_the_next_waits_for_the_first_that_is_done() {
+    driven(async {
+        let fixture = Fixture::with_connections(1).await;
+        let mut worked = at_work(&fixture).await;
+        let mut next = asking(&fixture).await;
+        tokio::task::spawn_blocking(|| std::thread::sleep(QUIET))
+            .await
+            .unwrap();
+        let early = next.try_read(&mut [0]).unwrap_err();
+        assert_eq!(early.kind(), std::io::ErrorKind::WouldBlock);
+        advance(SHORT_STORE_WAIT + TICK).await;
+        // It would be kept for another request.
+        let mut answer = Vec::new();
+        worked.read_to_end(&mut answer).await.unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 500"));
+        assert!(is_answered(&mut next, PATIENCE).await);
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -63,8 +158,6 @@ async fn a_session_leaves_its_place_to_other_connections() {
 
 #[tokio::test]
 async fn a_head_has_so_much_time() {
-    // Timers are as fine as this.
-    const TICK: Duration = Duration::from_millis(1);
     driven(async {
         for (time, answered) in [(HEAD_TIMEOUT - TICK, true), (HEAD_TIMEOUT + TICK, false)] {
             let fixture = Fixture::new().await;
