@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::raw::{
     BANNERS, Came, DATA, FIN, PING, RST, Raw, SYN, WINDOW, call, connect, drpc, frame, handshake, message,
     status,
@@ -306,6 +307,73 @@ fn a_handshake_that_never_ends_is_cut() {
 }
 
 #[test]
+fn more_slow_handshakes_than_there_is_room_for_cost_only_their_like() {
+    /// As in `docs/OPERATING.md`.
+    const ROOM: usize = 4_096;
+    const MORE: usize = 500;
+    const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+    // Here and in the server, and what else is open.
+    if !may_open((ROOM + MORE + 200) as u64) {
+        return;
+    }
+    let scene = Scene::alone(&[]);
+    let request = handshake(&scene.bad().token, "", "");
+    let (begin, rest) = request.as_bytes().split_at(request.len() / 2);
+    let health = || support::http::get(&scene.server.url, "/healthz", "").status;
+    let mut slow = Vec::new();
+    let started = std::time::Instant::now();
+    for number in 0..ROOM + MORE {
+        // Connections are let in in order. The queue before them must not fill: it would be a second until the next try.
+        if number % 256 == 0 && number < ROOM {
+            assert_eq!(health(), 200);
+        }
+        slow.push(connect(&scene.server.url));
+    }
+    let mut last = slow.pop().unwrap();
+    last.write_all(begin).unwrap();
+    // Whoever is not slow is answered before the first of these would have run out of time, which makes room too.
+    let opened = started.elapsed();
+    assert_eq!(health(), 200);
+    Raw::dial(&scene.server.agents[0]);
+    let answered = started.elapsed();
+    // A machine that takes long to open them cannot tell.
+    assert!(
+        answered < HEAD_TIMEOUT || opened > HEAD_TIMEOUT * 3 / 4,
+        "{opened:?}, {answered:?}"
+    );
+    for _ in 0..20 {
+        assert_eq!(health(), 200);
+        Raw::dial(&scene.server.agents[0]);
+    }
+    scene.honest_calls(20);
+    // The first of the slow ones have gone for others. The last one may still become quick.
+    last.write_all(rest).unwrap();
+    assert_eq!(status(&mut last), "101");
+    for stream in &mut slow[..MORE] {
+        assert!(!matches!(stream.read(&mut [0]), Ok(1..)));
+    }
+    drop((slow, last));
+    scene.unharmed();
+}
+
+/// Whether this process may have so many files open at a time. Says so if not.
+fn may_open(files: u64) -> bool {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    setrlimit(Resource::Nofile, raised).unwrap();
+    let may = limit.maximum.is_none_or(|most| most >= files);
+    if !may {
+        let message = format!("{files} files may not be open at a time (ulimit -Hn)");
+        assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{message}");
+        eprintln!("skipped: {message}");
+    }
+    may
+}
+
+#[test]
 fn a_peer_that_falls_silent_is_closed() {
     let scene = Scene::new(&["--agent-connection-update-frequency", "2s"]);
     let mut peer = scene.dial();
@@ -318,6 +386,51 @@ fn a_peer_that_falls_silent_is_closed() {
     assert_eq!(close, &[0x88, 2, 0x03, 0xe8]);
     assert!(pings.chunks(2).all(|ping| ping == [0x89, 0]) && !pings.is_empty());
     scene.unharmed();
+}
+
+#[test]
+fn wire_105_an_orderly_end_is_not_logged_and_a_broken_one_is_once() {
+    let data = Data::new(SEED);
+    let server = data.serve_alone(&[]);
+    let session = || Raw::dial(&server.agents[1]);
+    let of_agents = || -> Vec<String> {
+        let log = data.log();
+        let lines = log.lines().filter(|line| line.contains("agent_id="));
+        lines.map(ToOwned::to_owned).collect()
+    };
+    let close = |code: u16| {
+        let mut peer = session();
+        peer.stream
+            .write_all(&message(0x88, &code.to_be_bytes()))
+            .unwrap();
+        peer.stream.read_to_end(&mut Vec::new()).unwrap();
+    };
+    close(1000);
+    close(1001);
+    // One after the other, so that whatever these would log stands before what the next ones do.
+    close(1011);
+    let logged = |count: usize| {
+        let seen = eventually(|| of_agents().len() >= count);
+        let lines = of_agents();
+        assert_eq!((seen, lines.len()), (Ok(()), count), "{lines:#?}");
+        let broken =
+            |line: &String| line.contains(" WARN ") && line.contains("workspace agent RPC listen error");
+        assert!(lines.iter().all(broken), "{lines:#?}");
+    };
+    logged(1);
+    // Five bytes of a frame were promised.
+    let mut cut = session();
+    cut.stream.write_all(&message(0x82, &[0; 5])[..7]).unwrap();
+    drop(cut);
+    logged(2);
+    // Closed with a pong unread, TCP resets a connection.
+    let mut reset = session();
+    reset.send(&frame(PING, SYN, 0, 1, &[]));
+    assert_eq!(reset.stream.peek(&mut [0]).unwrap(), 1);
+    drop(reset);
+    logged(3);
+    assert_eq!(server.stop(), Some(0));
+    logged(3);
 }
 
 #[test]

@@ -38,10 +38,10 @@ const (
 	floodBatch = 256
 	// floodPause lies between the connections of one flood, so that it does not take its own machine down.
 	floodPause = 10 * time.Millisecond
-	// slowConnections is how many handshakes are kept waiting at a time.
-	slowConnections = 1_000
-	// slowPause lies between the bytes of a slow handshake.
-	slowPause = 100 * time.Millisecond
+	// slowConnections is how many handshakes are kept waiting at a time: more than the server has room for.
+	slowConnections = 5_000
+	// slowPause lies between the bytes of a slow handshake, and before the next one.
+	slowPause = 500 * time.Millisecond
 	// halfOpenSessions is how many sessions fall silent at a time: as many as an agent may have.
 	halfOpenSessions = 64
 	// handshakes is how many dial with a wrong token at a time.
@@ -307,6 +307,7 @@ func (f *flood) oversize(ctx context.Context) {
 // slowHandshake sends a handshake a byte at a time, until it is cut, over and over.
 func (f *flood) slowHandshake(ctx context.Context) {
 	again(ctx, func() {
+		defer pause(ctx, slowPause)
 		conn, err := f.connect(ctx)
 		if err != nil {
 			return
