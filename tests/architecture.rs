@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -196,4 +197,78 @@ fn no_queue_is_unbounded() {
 fn nothing_is_left_unfinished() {
     let marks = ["todo!(", "unimplemented!(", "FIXME", "XXX", "allow(dead_code"];
     forbid("nothing is left unfinished", &["src"], &[], &marks);
+}
+
+/// The numbered cases that a test's name carries: one as `s1_034_…`, a range as `s1_078_to_080_…`, several as
+/// `s2_011_and_012_…`. A prefix holds for the numbers behind it.
+fn cases_of(name: &str) -> BTreeSet<String> {
+    let mut cases = BTreeSet::new();
+    let (mut prefix, mut last, mut range) = (None, None, false);
+    for word in name.split('_') {
+        let number = (word.len() == 3).then(|| word.parse::<u32>().ok()).flatten();
+        match (prefix, number) {
+            _ if ["s1", "s2", "conn", "wire", "tn"].contains(&word) => (prefix, last) = (Some(word), None),
+            (Some(prefix), Some(number)) => {
+                let first = last.filter(|_| range).unwrap_or(number);
+                cases.extend((first..=number).map(|number| format!("{prefix}_{number:03}")));
+                (last, range) = (Some(number), false);
+            }
+            (Some(_), None) if word == "to" && last.is_some() => range = true,
+            (Some(_), None) if word == "and" => {}
+            _ => (prefix, range) = (None, false),
+        }
+    }
+    cases
+}
+
+/// What the tests carry: in the names of functions, and in lines `// covers: s2_033, s2_034` for the rows of a table. A Go
+/// test is called `TestConn048And049…`.
+fn carried() -> BTreeSet<String> {
+    let rust = [sources("src", "rs"), sources("tests", "rs")].concat();
+    let mut carried = BTreeSet::new();
+    for (_, text) in rust {
+        for line in text.lines().map(str::trim_start) {
+            if let Some(cases) = line.strip_prefix("// covers: ") {
+                carried.extend(cases.split(", ").flat_map(cases_of));
+            } else if let Some((_, name)) = line.split_once("fn ") {
+                let end = name.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+                carried.extend(cases_of(&name[..end.unwrap_or(name.len())]));
+            }
+        }
+    }
+    for (_, text) in sources("interop", "go") {
+        for name in text.lines().filter_map(|line| line.strip_prefix("func TestConn")) {
+            let numbers = name.split("And").map_while(|number| number.get(..3));
+            let numbers = numbers.filter(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
+            carried.extend(numbers.map(|number| format!("conn_{number}")));
+        }
+    }
+    carried
+}
+
+#[test]
+fn the_numbered_cases_and_the_tests_agree() {
+    let numbered = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+    for (name, cases) in [
+        ("s1_034_a_full_manifest", &["s1_034"][..]),
+        (
+            "rest_s1_078_to_080_and_tn_002_are",
+            &["s1_078", "s1_079", "s1_080", "tn_002"],
+        ),
+        ("s2_011_012_and_014_of_404", &["s2_011", "s2_012", "s2_014"]),
+        ("answers_of_404_to_500", &[]),
+    ] {
+        let cases: BTreeSet<String> = numbered(cases);
+        assert_eq!(cases_of(name), cases, "{name}");
+    }
+    let list = include_str!("../docs/cases.txt").lines();
+    let list = list.filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let listed: BTreeSet<String> = list
+        .map(|line| line.split(' ').next().unwrap().to_owned())
+        .collect();
+    let carried = carried();
+    let untested: Vec<_> = listed.difference(&carried).collect();
+    let unknown: Vec<_> = carried.difference(&listed).collect();
+    assert!(untested.is_empty(), "no test carries {untested:?}");
+    assert!(unknown.is_empty(), "docs/cases.txt does not list {unknown:?}");
 }

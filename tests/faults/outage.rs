@@ -208,7 +208,7 @@ fn a_start_without_permissions_is_refused_and_names_the_file() {
 }
 
 #[test]
-fn an_agent_survives_a_store_that_takes_five_seconds_for_each_answer() {
+fn an_agent_survives_a_store_that_is_locked_for_five_seconds_again_and_again() {
     let Some(data) = Data::in_a_file(EXAMPLE_SEED, LOCKED) else {
         return;
     };

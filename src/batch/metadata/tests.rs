@@ -139,7 +139,7 @@ async fn s1_075_two_agents_with_five_keys_are_one_write() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn s1_076_500_entries_are_written_at_once_and_told_of_in_two_messages() {
+async fn s1_076_five_hundred_entries_are_written_at_once_and_told_of_in_two_messages() {
     let mut fixture = Fixture::new();
     fixture.add_agents(0..500);
     pass(1).await;
