@@ -3,7 +3,12 @@
 
 GRANT USAGE ON SCHEMA public TO drpcd;
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO drpcd;
-GRANT USAGE ON SEQUENCE workspace_agent_logs_id_seq TO drpcd;
+-- What numbers the lines of logs, which is not called after its table: `workspace_agent_startup_logs_id_seq` so far.
+DO $$
+BEGIN
+    EXECUTE format('GRANT USAGE ON SEQUENCE %s TO drpcd', pg_get_serial_sequence('workspace_agent_logs', 'id'));
+END
+$$;
 
 GRANT INSERT, UPDATE (
     first_connected_at, last_connected_at, disconnected_at, last_connected_replica_id, updated_at, version,

@@ -144,7 +144,7 @@ impl<'d> Role<'d> {
     fn new(database: &'d Database) -> Self {
         let name = format!("drpcd_{}", uuid::Uuid::new_v4().simple());
         database.execute(&format!("CREATE ROLE {name} LOGIN PASSWORD 'a-password'"));
-        let grants = GRANTS.replace(" TO drpcd;", &format!(" TO {name};"));
+        let grants = GRANTS.replace(" TO drpcd", &format!(" TO {name}"));
         // What is granted here is not the server's doing.
         database.execute(&format!("{UNWATCHED}; {grants}; {WATCHED}"));
         let mut url: url::Url = database.url().parse().unwrap();
