@@ -1,5 +1,5 @@
 -- What drpcd needs of the database of a coder deployment: run it there as the owner of the tables, once for the role `drpcd`.
--- A test serves agents with these rights alone.
+-- drpcd looks for these rights when it starts. Tests hold its list and this one together, and serve agents with these alone.
 
 GRANT USAGE ON SCHEMA public TO drpcd;
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO drpcd;
@@ -28,6 +28,9 @@ GRANT INSERT, UPDATE (disconnect_time, disconnect_reason, code) ON connection_lo
 GRANT UPDATE (last_used_at) ON workspaces TO drpcd;
 GRANT UPDATE (deadline, updated_at) ON workspace_builds TO drpcd;
 GRANT INSERT ON notification_messages TO drpcd;
-GRANT INSERT, UPDATE ON boundary_usage_stats TO drpcd;
-GRANT INSERT, UPDATE ON tailnet_coordinators TO drpcd;
-GRANT INSERT, UPDATE, DELETE ON tailnet_peers, tailnet_tunnels TO drpcd;
+GRANT INSERT, UPDATE (
+    unique_workspaces_count, unique_users_count, allowed_requests, denied_requests, updated_at
+) ON boundary_usage_stats TO drpcd;
+GRANT INSERT, UPDATE (heartbeat_at) ON tailnet_coordinators TO drpcd;
+GRANT INSERT, UPDATE (updated_at, node, status), DELETE ON tailnet_peers TO drpcd;
+GRANT INSERT, UPDATE (updated_at), DELETE ON tailnet_tunnels TO drpcd;

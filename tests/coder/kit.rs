@@ -35,11 +35,7 @@ impl Deployment {
 
     /// A verb of the binary.
     pub(crate) fn verb(&self, arguments: &[&str]) -> Command {
-        let mut command = drpcd();
-        command
-            .args(arguments)
-            .args(["--postgres-url", self.database.url()]);
-        command
+        verb(arguments, self.database.url())
     }
 
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
@@ -55,17 +51,15 @@ impl Deployment {
 
     /// As [`Deployment::serve`], as a database user with the rights that the documentation says.
     pub(crate) fn serve_by_grants(&self, flags: &[&str]) -> (Server, Role<'_>) {
-        let role = Role::new(&self.database);
-        let mut command = drpcd();
-        command.args([
-            "server",
-            "--http-address",
-            "127.0.0.1:0",
-            "--postgres-url",
-            &role.url,
-        ]);
+        let role = self.role();
+        let mut command = role.verb(&["server", "--http-address", "127.0.0.1:0"]);
         command.args(flags);
         (Server::unseeded(Launch::new(&command, self.log_file())), role)
+    }
+
+    /// A user with the rights that the documentation says.
+    pub(crate) fn role(&self) -> Role<'_> {
+        Role::new(&self.database)
     }
 
     fn log_file(&self) -> std::path::PathBuf {
@@ -153,6 +147,24 @@ impl<'d> Role<'d> {
         let url = url.into();
         Self { database, name, url }
     }
+
+    /// A verb of the binary, as this user.
+    pub(crate) fn verb(&self, arguments: &[&str]) -> Command {
+        verb(arguments, &self.url)
+    }
+
+    /// Takes a right away.
+    pub(crate) fn revoke(&self, right: &str) {
+        let name = &self.name;
+        self.database
+            .execute(&format!("{UNWATCHED}; REVOKE {right} FROM {name}; {WATCHED}"));
+    }
+}
+
+fn verb(arguments: &[&str], url: &str) -> Command {
+    let mut command = drpcd();
+    command.args(arguments).args(["--postgres-url", url]);
+    command
 }
 
 impl Drop for Role<'_> {

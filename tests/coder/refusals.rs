@@ -142,6 +142,38 @@ fn a_deployment_that_lacks_something_is_refused_with_a_list_of_it() {
 }
 
 #[test]
+fn a_user_without_a_right_is_refused_with_its_name() {
+    let Some(deployment) = Deployment::new() else {
+        return;
+    };
+    let role = deployment.role();
+    let check = || role.verb(&["db", "check"]).output().unwrap();
+    assert_eq!(check().status.code(), Some(0));
+    role.revoke("UPDATE (last_used_at) ON workspaces");
+    role.revoke("USAGE ON SEQUENCE workspace_agent_startup_logs_id_seq");
+    let missing = [
+        "table workspaces: right to UPDATE missing",
+        "sequence public.workspace_agent_startup_logs_id_seq: right to USAGE missing",
+    ];
+
+    let check = check();
+    assert_eq!(check.status.code(), Some(4));
+    let said = String::from_utf8(check.stdout).unwrap();
+    let expected = missing.map(|missing| format!("missing\t{missing}"));
+    assert_eq!(said.lines().skip(3).collect::<Vec<_>>(), expected);
+
+    let server = role
+        .verb(&["server", "--http-address", "127.0.0.1:0"])
+        .output()
+        .unwrap();
+    assert_eq!(server.status.code(), Some(1));
+    let said = String::from_utf8(server.stderr).unwrap();
+    let list = format!("lacks what is needed there:\n  {}\n", missing.join("\n  "));
+    assert!(said.ends_with(&list), "{said}");
+    deployment.assert_untouched();
+}
+
+#[test]
 fn clients_are_told_that_they_are_not_served() {
     let Some(deployment) = Deployment::new() else {
         return;

@@ -4,6 +4,7 @@
 //! what the statements need is looked for at start, and the operator is told of all that is missing at once.
 
 mod required;
+mod rights;
 #[cfg(test)]
 mod tests;
 
@@ -13,6 +14,7 @@ use sqlx::Row as _;
 use sqlx::postgres::PgConnection;
 
 use self::required::{Kind, LABELS, NAMED, NOTIFYING, PRIMARY, RELATIONS, TRIGGERS, UNIQUE, VIEW};
+use self::rights::Rights;
 use crate::store::schema::Found;
 
 /// Relations that are named of a database of another program: enough to recognize it.
@@ -32,7 +34,7 @@ const OVERVIEW: &str = "
         ) AS others";
 
 /// Everything that is compared, of the relations and types that are named. `filled` says that an insert need not name the
-/// column.
+/// column. A sequence fills a column and may not be used for that; those of identity columns need no right.
 const CATALOG: &str = "
     WITH relation AS (
         SELECT oid, relname::text AS name FROM pg_class
@@ -75,7 +77,23 @@ const CATALOG: &str = "
     SELECT 'trigger', r.name, t.tgname, p.prosrc, false, false
     FROM relation AS r
     JOIN pg_trigger AS t ON t.tgrelid = r.oid AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')
-    JOIN pg_proc AS p ON p.oid = t.tgfoid";
+    JOIN pg_proc AS p ON p.oid = t.tgfoid
+    UNION ALL
+    SELECT 'right', r.name, '', p.privilege, false, false
+    FROM relation AS r, unnest(ARRAY['INSERT', 'DELETE']) AS p(privilege)
+    WHERE has_table_privilege(r.oid, p.privilege)
+    UNION ALL
+    SELECT 'right', r.name, a.attname, p.privilege, false, false
+    FROM relation AS r
+    JOIN pg_attribute AS a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped,
+    unnest(ARRAY['SELECT', 'UPDATE']) AS p(privilege)
+    WHERE has_column_privilege(r.oid, a.attnum, p.privilege)
+    UNION ALL
+    SELECT 'sequence', r.name, s.name, '', false, false
+    FROM relation AS r
+    JOIN pg_attribute AS a ON a.attrelid = r.oid AND a.atthasdef AND NOT a.attisdropped,
+    pg_get_serial_sequence(r.oid::regclass::text, a.attname) AS s(name)
+    WHERE NOT has_sequence_privilege(s.name, 'USAGE, UPDATE')";
 
 const VERSION: &str = "SELECT version, dirty FROM schema_migrations ORDER BY version DESC LIMIT 1";
 
@@ -113,12 +131,11 @@ pub(super) async fn examine(connection: &mut PgConnection) -> Result<CoderSchema
     let catalog = Catalog::read(connection).await?;
     let mut missing = catalog.missing();
     let mut version = None;
-    let versioned = |columns: &BTreeMap<String, Column>| {
-        ["version", "dirty"]
-            .iter()
-            .all(|name| columns.contains_key(*name))
-    };
-    if catalog.columns.get(MIGRATIONS).is_some_and(versioned)
+    // A database user who may not read it serves all the same.
+    let versioned = ["version", "dirty"]
+        .iter()
+        .all(|name| catalog.rights.may(MIGRATIONS, name, "SELECT"));
+    if versioned
         && let Some(row) = sqlx::query(VERSION).fetch_optional(connection).await?
     {
         version = Some(row.try_get("version")?);
@@ -156,6 +173,8 @@ struct Catalog {
     named: HashMap<String, BTreeSet<String>>,
     /// Triggers and the texts of their functions, by table.
     triggers: HashMap<String, BTreeMap<String, String>>,
+    /// What the user that asks may do with all this.
+    rights: Rights,
 }
 
 impl Catalog {
@@ -189,6 +208,8 @@ impl Catalog {
                 "primary" => drop(catalog.primary.entry(owner).or_default().insert(name)),
                 "named" => drop(catalog.named.entry(owner).or_default().insert(name)),
                 "trigger" => drop(catalog.triggers.entry(owner).or_default().insert(name, detail)),
+                "right" => catalog.rights.grant(owner, name, detail),
+                "sequence" => catalog.rights.withhold(owner, name),
                 // A relation without columns is one too.
                 _ => drop(catalog.columns.entry(owner).or_default()),
             }
@@ -270,6 +291,10 @@ impl Catalog {
                 }
             }
         }
+        missing.extend(self.rights.missing(|table, column| {
+            let columns = self.columns.get(table);
+            columns.is_some_and(|columns| column.is_empty() || columns.contains_key(column))
+        }));
         missing
     }
 
