@@ -1,7 +1,8 @@
 //! Statistics of agents: many samples, one statement.
 //!
-//! Owns the samples that are not yet written: they go within [`FLUSH_INTERVAL`], or earlier when many have come. A
-//! failed write keeps them; when the store is away for long the oldest are given up.
+//! Owns the samples that are not yet written: they go within [`FLUSH_INTERVAL`], or earlier when many have come. They
+//! are kept while the store is away; when that is for long the oldest are given up. What the store refuses is given up
+//! at once, as the metadata batch does it, so that it does not stand before all that comes later.
 //!
 //! The numbers are those of coder/coder `coderd/workspacestats/batcher.go`, whose buffer grows without bound.
 
@@ -28,6 +29,10 @@ const EARLY_FLUSH: usize = MAX_BATCH * 8 / 10;
 /// Samples kept while the store is away. 10,000 agents report every 30 s: three minutes' worth, about 16 MiB.
 pub(crate) const MAX_BUFFERED: usize = 65_536;
 
+/// Samples of one statement that are each found to be what the store refuses. What it refuses after that is given up
+/// without a closer look, so that a store which takes none is not asked a thousand times.
+const MAX_REFUSED: usize = 8;
+
 /// How long the last write at shutdown may take.
 const FINAL_FLUSH_LIMIT: Duration = Duration::from_secs(15);
 
@@ -40,7 +45,7 @@ struct Inner {
     store: Arc<dyn Store>,
     clock: Clock,
     buffer: Mutex<VecDeque<AgentStat>>,
-    /// Samples given up because the store was away.
+    /// Samples given up because the store was away or refused them.
     dropped: AtomicU64,
     /// Told of the first sample of a batch.
     started: Notify,
@@ -76,7 +81,7 @@ impl StatsBatcher {
         }
     }
 
-    /// Samples that were given up so far because the store was away.
+    /// Samples that were given up so far because the store was away or refused them.
     pub fn dropped(&self) -> u64 {
         self.0.dropped.load(Ordering::Relaxed)
     }
@@ -150,17 +155,49 @@ impl Inner {
         result.map_err(|(error, _)| error)
     }
 
-    /// Fails with the error and how many were written before it.
+    /// Fails when the store is away, with the error and how many were written, or given up, before it.
     async fn write(&self, stats: &[AgentStat]) -> Result<(), (StoreError, usize)> {
-        let mut written = 0;
+        let mut settled = 0;
         for batch in stats.chunks(MAX_BATCH) {
-            self.store
-                .insert_stats(batch)
-                .await
-                .map_err(|error| (error, written))?;
-            written += batch.len();
+            let (done, result) = self.write_batch(batch).await;
+            settled += done;
+            result.map_err(|error| (error, settled))?;
         }
         Ok(())
+    }
+
+    /// Writes what one statement does, or halves of it when the store refuses the whole, down to the samples that it
+    /// refuses, which are given up. Tells how many from the front are settled.
+    async fn write_batch(&self, batch: &[AgentStat]) -> (usize, Result<(), StoreError>) {
+        let (mut settled, mut refused, mut given_up) = (0, 0, 0);
+        let mut result = Ok(());
+        let mut refusal = None;
+        // From the last to the next.
+        let mut parts = vec![batch];
+        while let Some(part) = parts.pop() {
+            match self.store.insert_stats(part).await {
+                Ok(()) => settled += part.len(),
+                Err(error) if error.is_unavailable() => {
+                    result = Err(error);
+                    break;
+                }
+                Err(error) if part.len() == 1 || refused >= MAX_REFUSED => {
+                    refused += 1;
+                    settled += part.len();
+                    given_up += part.len();
+                    refusal = Some(error);
+                }
+                Err(_) => {
+                    let (first, second) = part.split_at(part.len() / 2);
+                    parts.extend([second, first]);
+                }
+            }
+        }
+        if let Some(error) = refusal {
+            self.dropped.fetch_add(given_up as u64, Ordering::Relaxed);
+            tracing::error!(%error, count = given_up, "error inserting workspace agent stats, dropped them");
+        }
+        (settled, result)
     }
 
     async fn flush_finally(&self) -> Result<(), StoreError> {

@@ -177,6 +177,10 @@ pub(crate) struct RecordingStore {
     pub(crate) fault: Mutex<Option<StoreError>>,
     /// Statistics by statement.
     pub(crate) stats: Mutex<Vec<Vec<AgentStat>>>,
+    /// Agents whose statistics are refused, and with them the statement.
+    refused_stats: Mutex<Vec<AgentId>>,
+    /// The one call, by its number, that finds the store away.
+    away_at: Mutex<Option<usize>>,
     /// Workspaces that were marked as used, and when, by statement.
     pub(crate) touched: Mutex<Vec<(Vec<WorkspaceId>, Timestamp)>>,
     /// Metadata by statement.
@@ -194,6 +198,16 @@ impl RecordingStore {
         *self.fault.lock().unwrap() = fault;
     }
 
+    /// From here on statements with statistics of `agent` are refused.
+    pub(crate) fn refuse_stats_of(&self, agent: AgentId) {
+        self.refused_stats.lock().unwrap().push(agent);
+    }
+
+    /// The `attempt`th call finds the store away, and no other.
+    pub(crate) fn go_away_at(&self, attempt: usize) {
+        *self.away_at.lock().unwrap() = Some(attempt);
+    }
+
     /// How many calls there were, failed ones too.
     pub(crate) fn attempts(&self) -> usize {
         *self.attempts.lock().unwrap()
@@ -201,6 +215,9 @@ impl RecordingStore {
 
     fn enter(&self) -> Result<(), StoreError> {
         *self.attempts.lock().unwrap() += 1;
+        if *self.away_at.lock().unwrap() == Some(self.attempts()) {
+            return Err(StoreError::Unavailable("away for a moment".to_owned()));
+        }
         self.fault.lock().unwrap().clone().map_or(Ok(()), Err)
     }
 }
@@ -270,6 +287,10 @@ record! {
     renew_external_auth_link(renewal: &LinkRenewal) -> bool = |_, _| nothing();
     refuse_external_auth_link(refusal: &LinkRefusal) -> () = |_, _| nothing();
     insert_stats(stats: &[AgentStat]) -> () = |this, stats| {
+        let refused = this.refused_stats.lock().unwrap();
+        if stats.iter().any(|stat| refused.contains(&stat.agent_id)) {
+            return Err(StoreError::Rejected("a row is out of range".to_owned()));
+        }
         this.stats.lock().unwrap().push(stats.to_vec());
         Ok(())
     };

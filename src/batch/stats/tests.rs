@@ -144,6 +144,55 @@ async fn a_store_that_is_away_loses_nothing_and_is_asked_once_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_the_store_refuses_is_given_up_alone_and_nothing_later_waits_for_it() {
+    let fixture = Fixture::new();
+    for bad in [3, 500, 1_200] {
+        fixture.store.refuse_stats_of(AgentId(Uuid::from_u128(bad)));
+    }
+    fixture.add(0..1_500);
+    pass(1_010).await;
+    let good: Vec<_> = (0..1_500)
+        .filter(|agent| ![3, 500, 1_200].contains(agent))
+        .collect();
+    assert_eq!(fixture.written().concat(), good);
+    assert_eq!(fixture.batcher.dropped(), 3);
+    fixture.add(2_000..2_001);
+    pass(1_010).await;
+    assert_eq!(fixture.written().last(), Some(&vec![2_000]));
+    assert_eq!(fixture.batcher.dropped(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_refuses_everything_is_not_asked_for_each_sample() {
+    let mut fixture = Fixture::new();
+    fixture
+        .store
+        .set_fault(Some(StoreError::Rejected("permission denied".to_owned())));
+    fixture.add(0..MAX_BATCH as u128);
+    pass(1_010).await;
+    assert_eq!(fixture.batcher.dropped(), MAX_BATCH as u64);
+    let attempts = fixture.store.attempts();
+    assert!(attempts <= 64, "{attempts}");
+    fixture.add(0..1);
+    assert_eq!(fixture.stop().await, Ok(()));
+    assert_eq!(fixture.batcher.dropped(), MAX_BATCH as u64 + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_goes_away_after_a_refusal_gets_the_rest_later() {
+    let fixture = Fixture::new();
+    fixture.store.refuse_stats_of(AgentId(Uuid::from_u128(0)));
+    // After the whole, a half, a quarter, and the sample itself.
+    fixture.store.go_away_at(5);
+    fixture.add(0..8);
+    pass(1_010).await;
+    assert_eq!((fixture.store.attempts(), fixture.batcher.dropped()), (5, 1));
+    pass(1_010).await;
+    assert_eq!(fixture.written(), [(1..8).collect::<Vec<_>>()]);
+    assert_eq!(fixture.batcher.dropped(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn past_the_bound_the_oldest_samples_are_given_up_and_counted() {
     let mut fixture = Fixture::stalled();
     let surplus = 10;
