@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use sqlx::Row as _;
 use sqlx::postgres::PgConnection;
 
-use self::required::{Kind, LABELS, NAMED, NOTIFYING, PRIMARY, RELATIONS, TRIGGERS, UNIQUE, VIEW};
+use self::required::{Kind, LABELS, NAMED, NOTIFYING, PRIMARY, RELATIONS, TRIGGERS, UNIQUE};
 use self::rights::Rights;
 use crate::store::schema::Found;
 
@@ -220,12 +220,11 @@ impl Catalog {
     fn missing(&self) -> Vec<String> {
         let mut missing = Vec::new();
         for relation in RELATIONS {
-            let word = if relation.name == VIEW { "view" } else { "table" };
             let Some(columns) = self.columns.get(relation.name) else {
-                missing.push(format!("{word} {}: missing", relation.name));
+                missing.push(format!("table {}: missing", relation.name));
                 continue;
             };
-            let mut tell = |what: String| missing.push(format!("{word} {}: {what}", relation.name));
+            let mut tell = |what: String| missing.push(format!("table {}: {what}", relation.name));
             for (name, kind) in relation.columns {
                 match columns.get(*name) {
                     None => tell(format!("column {name} missing")),

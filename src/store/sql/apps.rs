@@ -21,7 +21,8 @@ statements! {
         "UPDATE workspace_apps SET health = new.health::workspace_app_health
         FROM unnest($1::uuid[], $2::text[]) AS new(app_id, health)
         WHERE id = new.app_id";
-    /// Which task a workspace has is the view's to say; which app it runs in, its newest build's.
+    /// Of a workspace's tasks the newest that is not deleted counts, whatever views make of them; which app it runs in is its
+    /// newest build's.
     APP_BEFORE_STATUS = "app_before_status":
         "SELECT app.id,
             (
@@ -38,7 +39,9 @@ statements! {
                 WHERE id = app.agent_id AND NOT deleted AND lifecycle_state = 'ready'
             ) AS agent_ready
         FROM workspace_apps AS app
-        LEFT JOIN tasks AS task ON task.id = (SELECT task_id FROM workspaces_expanded WHERE id = $3)
+        LEFT JOIN tasks AS task ON task.id = (
+            SELECT id FROM tasks WHERE workspace_id = $3 AND deleted_at IS NULL ORDER BY created_at DESC, id LIMIT 1
+        )
         WHERE app.agent_id = $1 AND app.slug = $2";
     /// May be asked for twice when the first answer was lost.
     INSERT_APP_STATUS = "insert_app_status":

@@ -55,7 +55,7 @@ impl Kind {
     }
 }
 
-/// A table or view and those of its columns that are named.
+/// A table and those of its columns that are named.
 #[derive(Debug)]
 pub(super) struct Relation {
     pub(super) name: &'static str,
@@ -81,9 +81,6 @@ const fn filled(name: &'static str, columns: &'static [(&'static str, Kind)]) ->
         columns,
     }
 }
-
-/// The one view.
-pub(super) const VIEW: &str = "workspaces_expanded";
 
 pub(super) const RELATIONS: &[Relation] = &[
     used(
@@ -140,7 +137,16 @@ pub(super) const RELATIONS: &[Relation] = &[
         ],
     ),
     used("workspace_resources", &[("id", Uuid), ("job_id", Uuid)]),
-    used("tasks", &[("id", Uuid), ("name", Text)]),
+    used(
+        "tasks",
+        &[
+            ("id", Uuid),
+            ("name", Text),
+            ("workspace_id", Uuid),
+            ("created_at", Time),
+            ("deleted_at", Time),
+        ],
+    ),
     used(
         "task_workspace_apps",
         &[
@@ -149,7 +155,6 @@ pub(super) const RELATIONS: &[Relation] = &[
             ("workspace_build_number", Int),
         ],
     ),
-    used(VIEW, &[("id", Uuid), ("task_id", Uuid)]),
     filled(
         "workspace_agents",
         &[

@@ -339,3 +339,41 @@ async fn metadata_values_are_one_statement_and_the_last_of_a_key_wins() {
         [format!("cpu|2 %||{time}"), format!("mem||exit 1 \"é\"\n|{time}")]
     );
 }
+
+#[tokio::test]
+async fn of_the_tasks_of_a_workspace_the_newest_that_lives_is_an_apps() {
+    let yaml = SMALL.replace(
+        "name: main",
+        "name: main, apps: [{ slug: code, display_name: Code }]",
+    );
+    let (mut kit, agents) = Kit::seeded(&yaml).await;
+    let agent = agents[0].agent_id;
+    let workspace = kit.store.workspace_by_agent(agent).await.unwrap().id;
+    let task = async |kit: &Kit| {
+        let before = kit
+            .store
+            .app_before_status(agent, workspace, "code")
+            .await
+            .unwrap();
+        before.task.map(|task| task.name)
+    };
+    assert_eq!(task(&kit).await, None);
+    // By when they were made: two that were deleted are the oldest and the newest.
+    for (number, name, deleted) in [
+        (1, "first", "1"),
+        (2, "old", "NULL"),
+        (3, "new", "NULL"),
+        (4, "last", "1"),
+    ] {
+        kit.sql(&format!(
+            "INSERT INTO tasks (id, organization_id, owner_id, name, workspace_id, template_version_id, prompt, created_at,
+                deleted_at)
+            SELECT x'{number:032x}', organization_id, owner_id, '{name}', workspaces.id,
+                (SELECT id FROM template_versions), '', {number}, {deleted} FROM workspaces"
+        ))
+        .await;
+    }
+    assert_eq!(task(&kit).await.as_deref(), Some("new"));
+    kit.sql("UPDATE tasks SET deleted_at = 1").await;
+    assert_eq!(task(&kit).await, None);
+}
