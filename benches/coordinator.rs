@@ -20,9 +20,7 @@ use std::time::Duration;
 
 use cap::Cap;
 use drpcd::clock::{Clock, Instant, Timestamp};
-use drpcd::coordinator::{
-    Connection, Coordinator, MemoryCoordinator, PeerId, Role, SharedCoordinator, SharedOptions,
-};
+use drpcd::coordinator::{Connection, Coordinator, MemoryCoordinator, PeerId, Role, SharedCoordinator};
 use drpcd::ids::ReplicaId;
 use drpcd::mux::pipe::io::IoPipe;
 use drpcd::mux::{Client, Control, Inbound, Outbound, Registry, serve};
@@ -239,12 +237,8 @@ fn idle_shared(what: &str, with: impl Fn(&dyn Connection)) {
     let mut runtime = Builder::new_current_thread();
     let runtime = runtime.enable_time().start_paused(true).build().unwrap();
     let _entered = runtime.enter();
-    let options = SharedOptions {
-        replica: ReplicaId::random(),
-        triggers_notify: false,
-    };
-    let clock = Clock::driven(Timestamp::UNIX_EPOCH);
-    let coordinator = SharedCoordinator::start(Arc::new(Nowhere), Pubsub::in_process(), clock, options);
+    let (replica, clock) = (ReplicaId::random(), Clock::driven(Timestamp::UNIX_EPOCH));
+    let coordinator = SharedCoordinator::start(Arc::new(Nowhere), Pubsub::in_process(), clock, replica);
     let settle = || runtime.block_on(tokio::time::sleep(SETTLED));
     idle(&format!("shared, {what}"), &coordinator, settle, with);
 }

@@ -157,9 +157,7 @@ fn announce(config: &Config, access_url: &Url, address: SocketAddr, parts: &Part
     let store = match (config.common.store_place(), parts.store.schema()) {
         (Ok(StorePlace::Directory(directory)), _) => format!("SQLite in {}", directory.display()),
         (Ok(StorePlace::Postgres { .. }), Schema::Own) => "Postgres".to_owned(),
-        (Ok(StorePlace::Postgres { .. }), Schema::Coder { .. }) => {
-            "Postgres of a coder deployment".to_owned()
-        }
+        (Ok(StorePlace::Postgres { .. }), Schema::Coder) => "Postgres of a coder deployment".to_owned(),
         (Err(_), _) => String::new(),
     };
     tracing::info!(

@@ -18,6 +18,10 @@ impl Coordination for Nowhere {
         Ok(false)
     }
 
+    async fn triggers_notify(&self) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
     async fn heartbeats(&self) -> Result<Vec<Heartbeat>, StoreError> {
         Ok(Vec::new())
     }

@@ -26,7 +26,7 @@ use uuid::Uuid;
 
 pub use self::memory::MemoryCoordinator;
 pub use self::node::{EncodedNode, InvalidNode, MAX_NODE};
-pub use self::shared::{SharedCoordinator, SharedOptions};
+pub use self::shared::SharedCoordinator;
 pub(crate) use self::tunnels::MAX_TUNNELS;
 pub use crate::ids::PeerId;
 use crate::proto::tailnet::coordinate_response::peer_update::Kind;

@@ -42,7 +42,7 @@ impl Clients {
     ) -> Result<Self, StoreError> {
         let (served, resume) = match store.schema() {
             Schema::Own => (true, ResumeTokens::open(&**store, clock.clone()).await?),
-            Schema::Coder { .. } => (false, ResumeTokens::of_this_process(clock.clone())),
+            Schema::Coder => (false, ResumeTokens::of_this_process(clock.clone())),
         };
         Ok(Self {
             served,

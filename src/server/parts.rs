@@ -22,7 +22,7 @@ use crate::batch::network_events::NetworkEvents;
 use crate::batch::stats::StatsBatcher;
 use crate::clock::Clock;
 use crate::config::{Config, ConnectionLogKind, NotificationsMethod};
-use crate::coordinator::{Coordinator, MemoryCoordinator, SharedCoordinator, SharedOptions};
+use crate::coordinator::{Coordinator, MemoryCoordinator, SharedCoordinator};
 use crate::http::Outbound;
 use crate::ids::ReplicaId;
 use crate::limits;
@@ -152,21 +152,8 @@ impl Parts {
         let coordinator: Box<dyn Coordinator> = match coordination {
             None => Box::new(MemoryCoordinator::new(clock.clone())),
             Some(database) => {
-                let options = SharedOptions {
-                    replica,
-                    triggers_notify: matches!(
-                        store.schema(),
-                        Schema::Coder {
-                            triggers_notify: true
-                        }
-                    ),
-                };
-                Box::new(SharedCoordinator::start(
-                    database,
-                    pubsub.clone(),
-                    clock.clone(),
-                    options,
-                ))
+                let (pubsub, clock) = (pubsub.clone(), clock.clone());
+                Box::new(SharedCoordinator::start(database, pubsub, clock, replica))
             }
         };
         let network_events = NetworkEvents::new(metrics.network_sink(), clock.clone());
@@ -321,7 +308,7 @@ async fn heard(remote: &Remote, clock: &Clock) {
 /// another one has just got.
 fn providers(config: &Config, schema: Schema) -> Vec<Provider> {
     let mut providers = config.external_auth.clone();
-    if let Schema::Coder { .. } = schema {
+    if schema == Schema::Coder {
         for provider in &mut providers {
             provider.no_refresh = true;
         }

@@ -106,6 +106,10 @@ pub trait Coordination: fmt::Debug + Send + Sync + 'static {
     /// Says that a replica lives. True when nothing of it was stored: neither itself nor any peer or tunnel of it.
     async fn beat(&self, replica: ReplicaId) -> Result<bool, StoreError>;
 
+    /// Whether triggers of the database notify of what is written, so that no replica must. Never in our own schema; in
+    /// that of a deployment until a later version of it does away with them.
+    async fn triggers_notify(&self) -> Result<bool, StoreError>;
+
     /// When each replica last said that it lives.
     async fn heartbeats(&self) -> Result<Vec<Heartbeat>, StoreError>;
 

@@ -12,10 +12,7 @@ pub enum Schema {
     #[default]
     Own,
     /// Those of a coder deployment, which has servers of its own. What agents report is written there, and nothing else.
-    Coder {
-        /// Whether triggers publish what changes in the tables of tailnet coordination, so that nobody else may.
-        triggers_notify: bool,
-    },
+    Coder,
 }
 
 /// Whose tables an operator expects a database to have.

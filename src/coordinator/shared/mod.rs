@@ -58,15 +58,6 @@ const CLOSE_WORK_LIMIT: Duration = Duration::from_secs(2);
 const CLOSE_LOOKS: Duration = Duration::from_millis(20);
 const CLOSE_TRIES: Duration = Duration::from_millis(500);
 
-/// How a replica takes part.
-#[derive(Clone, Copy, Debug)]
-pub struct SharedOptions {
-    /// Whose rows it writes: this process.
-    pub replica: ReplicaId,
-    /// Whether triggers of the database notify of what is written, so that this replica must not.
-    pub triggers_notify: bool,
-}
-
 /// A coordinator that replicas share. Cheap to clone; its tasks end with the last clone or when it is closed.
 #[derive(Clone)]
 pub struct SharedCoordinator {
@@ -98,18 +89,14 @@ struct State {
 }
 
 impl SharedCoordinator {
-    /// Begins to take part. Peers may connect at once; what they do is written once the replica's own row is.
+    /// Begins to take part as `replica`, which is this process. Peers may connect at once; what they do is written once the
+    /// replica's own row is.
     ///
     /// Runs tasks on the current runtime.
-    pub fn start(
-        database: Arc<dyn Coordination>,
-        pubsub: Pubsub,
-        clock: Clock,
-        options: SharedOptions,
-    ) -> Self {
+    pub fn start(database: Arc<dyn Coordination>, pubsub: Pubsub, clock: Clock, replica: ReplicaId) -> Self {
         let now = CancellationToken::new();
         now.cancel();
-        Self::start_after(&now, database, pubsub, clock, options)
+        Self::start_after(&now, database, pubsub, clock, replica)
     }
 
     /// Begins when `before` is cancelled; peers may connect before.
@@ -118,11 +105,12 @@ impl SharedCoordinator {
         database: Arc<dyn Coordination>,
         pubsub: Pubsub,
         clock: Clock,
-        options: SharedOptions,
+        replica: ReplicaId,
     ) -> Self {
+        // Who notifies is known with the first heartbeat, before which nothing is written.
         let setting = Setting {
-            replica: options.replica,
-            triggers_notify: options.triggers_notify,
+            replica,
+            triggers_notify: false,
         };
         let state = State {
             core: Core::new(setting, clock.monotonic()),
@@ -290,17 +278,13 @@ impl Coordinator for SharedCoordinator {
             closed,
             ..
         } = &*self.shared;
-        let setting = self.shared.state().core.setting();
-        let options = SharedOptions {
-            replica: setting.replica,
-            triggers_notify: setting.triggers_notify,
-        };
+        let replica = self.shared.state().core.setting().replica;
         Box::new(Self::start_after(
             closed,
             Arc::clone(database),
             pubsub.clone(),
             clock.clone(),
-            options,
+            replica,
         ))
     }
 

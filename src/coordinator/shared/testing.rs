@@ -30,7 +30,7 @@ pub(crate) struct Tables {
     started: Instant,
     random: Mutex<SmallRng>,
     /// What a database with triggers notifies by itself.
-    triggers: Option<Pubsub>,
+    triggers: Mutex<Option<Pubsub>>,
 }
 
 #[derive(Debug, Default)]
@@ -63,7 +63,7 @@ impl Tables {
             rows: Mutex::default(),
             started: Instant::now(),
             random: Mutex::new(SmallRng::seed_from_u64(7)),
-            triggers,
+            triggers: Mutex::new(triggers),
         })
     }
 
@@ -72,8 +72,13 @@ impl Tables {
         self.rows.lock().unwrap()
     }
 
+    /// From here on they notify no more, as after an upgrade.
+    pub(crate) fn drop_triggers(&self) {
+        *self.triggers.lock().unwrap() = None;
+    }
+
     fn notify(&self, notices: impl IntoIterator<Item = Notice>) {
-        if let Some(pubsub) = &self.triggers {
+        if let Some(pubsub) = &*self.triggers.lock().unwrap() {
             // A transaction sends each once.
             let notices: BTreeSet<(&str, String)> = notices
                 .into_iter()
@@ -130,6 +135,10 @@ impl Coordination for Tables {
             Ok(anew)
         })
         .await
+    }
+
+    async fn triggers_notify(&self) -> Result<bool, StoreError> {
+        Ok(self.triggers.lock().unwrap().is_some())
     }
 
     async fn heartbeats(&self) -> Result<Vec<Heartbeat>, StoreError> {

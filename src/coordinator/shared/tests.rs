@@ -13,7 +13,7 @@ use crate::coordinator::suite::{Harness, coordinator_suite};
 use crate::proto::tailnet::coordinate_response::peer_update::Kind;
 use crate::pubsub::{Remote, Subscription};
 use crate::store::postgres::notify::Notifications;
-use crate::store::testing::{Engine, Place, postgres};
+use crate::store::testing::{Engine, Place, coder, postgres};
 use crate::store::{PeerWrite, Tunnel};
 
 mod cases;
@@ -100,17 +100,17 @@ impl Replicas {
     fn in_memory(count: usize) -> Self {
         let hub = Pubsub::in_process();
         let tables = Tables::new(None);
-        Self::new(count, &tables, &hub, false)
+        Self::new(count, &tables, &hub)
     }
 
     /// The same, with triggers that notify.
     fn with_triggers(count: usize) -> Self {
         let hub = Pubsub::in_process();
         let tables = Tables::new(Some(hub.clone()));
-        Self::new(count, &tables, &hub, true)
+        Self::new(count, &tables, &hub)
     }
 
-    fn new(count: usize, tables: &Arc<Tables>, hub: &Pubsub, triggers_notify: bool) -> Self {
+    fn new(count: usize, tables: &Arc<Tables>, hub: &Pubsub) -> Self {
         let mut replicas = Self {
             database: Arc::clone(tables) as _,
             tables: Some(Arc::clone(tables)),
@@ -120,14 +120,22 @@ impl Replicas {
             real: None,
         };
         for _ in 0..count {
-            replicas.start(hub.clone(), triggers_notify);
+            replicas.start(hub.clone());
         }
         replicas
     }
 
     /// With a real database; nothing without Postgres.
     async fn on_postgres(count: usize) -> Option<Self> {
-        let place = Place::new(Engine::Postgres);
+        Self::at(Place::new(Engine::Postgres), count).await
+    }
+
+    /// With the database of a coder deployment, whose triggers notify.
+    async fn on_deployment(count: usize) -> Option<Self> {
+        Self::at(Place::Postgres(coder::deployment()?), count).await
+    }
+
+    async fn at(place: Place, count: usize) -> Option<Self> {
         let store = place.open().await;
         let Place::Postgres(database) = place else {
             return None;
@@ -154,19 +162,16 @@ impl Replicas {
             Some(real) => real.hub().await,
             None => self.hub.clone(),
         };
-        self.start(hub, false);
+        self.start(hub);
     }
 
-    fn start(&mut self, hub: Pubsub, triggers_notify: bool) {
-        let options = SharedOptions {
-            replica: replica(self.ways.len()),
-            triggers_notify,
-        };
+    fn start(&mut self, hub: Pubsub) {
+        let replica = replica(self.ways.len());
         let way = Way::to(Arc::clone(&self.database));
         let clock = Clock::driven(Timestamp::UNIX_EPOCH);
         let database = Arc::clone(&way) as Arc<dyn Coordination>;
         self.coordinators
-            .push(SharedCoordinator::start(database, hub, clock, options));
+            .push(SharedCoordinator::start(database, hub, clock, replica));
         self.ways.push(way);
     }
 
@@ -432,6 +437,27 @@ mod two_on_postgres {
         tn_060_closing_tells_of_losses_then_ends_every_stream_and_those_that_come_later
         tn_062_many_peers_come_in_several_responses
         who_comes_and_goes_unread_leaves_nothing_to_read
+        a_random_history_ends_in_the_state_that_the_tunnels_say
+    }
+}
+
+/// What others are told of, by the triggers of a real deployment.
+mod two_on_a_deployment {
+    use super::*;
+
+    coordinator_suite! {
+        #[tokio::test] match Replicas::on_deployment(2).await {
+            Some(replicas) => replicas,
+            None => return,
+        };
+        tn_038_and_039_tunnel_peers_hear_of_each_other
+        tn_040_a_returning_agent_gets_its_clients_at_once
+        tn_041_of_a_burst_the_last_update_counts
+        tn_045_goodbye_is_disconnected_and_ends_without_an_error
+        tn_046_a_cut_is_lost
+        tn_049_removing_a_tunnel_parts_both_ends
+        tn_051_readiness_carries_the_senders_id
+        tn_060_closing_tells_of_losses_then_ends_every_stream_and_those_that_come_later
         a_random_history_ends_in_the_state_that_the_tunnels_say
     }
 }

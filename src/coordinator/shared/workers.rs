@@ -151,13 +151,18 @@ impl Pace {
 }
 
 impl Shared {
-    /// Writes heartbeats.
+    /// Writes heartbeats, each after a look who notifies of it: without, others give this replica up.
     async fn beat(self: Arc<Self>) {
         let replica = self.state().core.setting().replica;
+        let write = async || {
+            let triggers_notify = self.database.triggers_notify().await?;
+            self.change(|core| core.set_triggers_notify(triggers_notify));
+            self.database.beat(replica).await
+        };
         loop {
             let began = self.clock.monotonic();
             let written = tokio::select! {
-                written = self.database.beat(replica) => written,
+                written = write() => written,
                 () = self.clock.sleep(BEAT_LIMIT) => {
                     Err(StoreError::Unavailable("no answer in time".to_owned()))
                 }

@@ -130,6 +130,19 @@ statements! {
         "SELECT coordinator_id, src_id, dst_id,
             (extract(epoch FROM now() - updated_at) * 1000000)::bigint AS age
         FROM tailnet_tunnels ORDER BY updated_at DESC LIMIT $1";
+    /// Whether triggers publish all that changes in these tables. Where only some do, we do it for all: hearing of a change
+    /// twice costs a look.
+    TRIGGERS_NOTIFY = "tailnet_triggers_notify":
+        "SELECT bool_and(EXISTS (
+            SELECT FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
+            WHERE t.tgrelid = to_regclass(told.relation) AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')
+                AND strpos(p.prosrc, told.channel) > 0
+        )) AS notify
+        FROM (VALUES
+            ('tailnet_peers', 'tailnet_peer_update'),
+            ('tailnet_tunnels', 'tailnet_tunnel_update'),
+            ('tailnet_coordinators', 'tailnet_coordinator_heartbeat')
+        ) AS told(relation, channel)";
     COUNTS = "tailnet_counts":
         "SELECT (SELECT count(*) FROM tailnet_peers) AS peers, (SELECT count(*) FROM tailnet_tunnels) AS tunnels";
 }
@@ -139,6 +152,14 @@ impl Coordination for SqlStore {
     async fn beat(&self, replica: ReplicaId) -> Result<bool, StoreError> {
         let mut session = self.database().write_apart().await?;
         session.one(BEAT.bind(replica.0)).await?.get("anew")
+    }
+
+    async fn triggers_notify(&self) -> Result<bool, StoreError> {
+        if self.schema() == Schema::Own {
+            return Ok(false);
+        }
+        let mut session = self.database().write_apart().await?;
+        session.one(TRIGGERS_NOTIFY.call()).await?.get("notify")
     }
 
     async fn heartbeats(&self) -> Result<Vec<Heartbeat>, StoreError> {
@@ -244,7 +265,7 @@ impl Coordination for SqlStore {
 
     async fn clean_up(&self, most: u32) -> Result<u64, StoreError> {
         // Rows of others are the deployment's own servers' to remove, and those do.
-        if let Schema::Coder { .. } = self.schema() {
+        if self.schema() == Schema::Coder {
             return Ok(0);
         }
         let mut session = self.database().transaction().await?;

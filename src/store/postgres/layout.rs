@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use sqlx::Row as _;
 use sqlx::postgres::PgConnection;
 
-use self::required::{Kind, LABELS, NAMED, NOTIFYING, PRIMARY, RELATIONS, TRIGGERS, UNIQUE};
+use self::required::{Kind, LABELS, NAMED, PRIMARY, RELATIONS, TRIGGERS, UNIQUE};
 use self::rights::Rights;
 use crate::store::schema::Found;
 
@@ -74,10 +74,9 @@ const CATALOG: &str = "
     SELECT 'named', r.name, c.conname, '', false, false
     FROM relation AS r JOIN pg_constraint AS c ON c.conrelid = r.oid AND c.contype = 'c'
     UNION ALL
-    SELECT 'trigger', r.name, t.tgname, p.prosrc, false, false
+    SELECT 'trigger', r.name, t.tgname, '', false, false
     FROM relation AS r
     JOIN pg_trigger AS t ON t.tgrelid = r.oid AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')
-    JOIN pg_proc AS p ON p.oid = t.tgfoid
     UNION ALL
     SELECT 'right', r.name, '', p.privilege, false, false
     FROM relation AS r, unnest(ARRAY['INSERT', 'DELETE']) AS p(privilege)
@@ -120,8 +119,6 @@ pub(super) async fn layout(connection: &mut PgConnection) -> Result<Found, sqlx:
 pub(super) struct CoderSchema {
     /// The last migration of the program that the database belongs to.
     pub(super) version: Option<i64>,
-    /// Whether triggers publish what changes in the tables of tailnet coordination, so that nobody else may.
-    pub(super) triggers_notify: bool,
     /// What the statements need and the database does not have, one text each.
     pub(super) missing: Vec<String>,
 }
@@ -135,19 +132,13 @@ pub(super) async fn examine(connection: &mut PgConnection) -> Result<CoderSchema
     let versioned = ["version", "dirty"]
         .iter()
         .all(|name| catalog.rights.may(MIGRATIONS, name, "SELECT"));
-    if versioned
-        && let Some(row) = sqlx::query(VERSION).fetch_optional(connection).await?
-    {
+    if versioned && let Some(row) = sqlx::query(VERSION).fetch_optional(connection).await? {
         version = Some(row.try_get("version")?);
         if row.try_get("dirty")? {
             missing.push(format!("table {MIGRATIONS}: a migration has failed half-way"));
         }
     }
-    Ok(CoderSchema {
-        version,
-        triggers_notify: catalog.triggers_notify(),
-        missing,
-    })
+    Ok(CoderSchema { version, missing })
 }
 
 /// Where the original keeps its version.
@@ -171,8 +162,8 @@ struct Catalog {
     primary: HashMap<String, BTreeSet<String>>,
     /// Constraints and unique indexes, by table.
     named: HashMap<String, BTreeSet<String>>,
-    /// Triggers and the texts of their functions, by table.
-    triggers: HashMap<String, BTreeMap<String, String>>,
+    /// By table.
+    triggers: HashMap<String, BTreeSet<String>>,
     /// What the user that asks may do with all this.
     rights: Rights,
 }
@@ -207,7 +198,7 @@ impl Catalog {
                 "unique" => drop(catalog.unique.entry(owner).or_default().insert(detail)),
                 "primary" => drop(catalog.primary.entry(owner).or_default().insert(name)),
                 "named" => drop(catalog.named.entry(owner).or_default().insert(name)),
-                "trigger" => drop(catalog.triggers.entry(owner).or_default().insert(name, detail)),
+                "trigger" => drop(catalog.triggers.entry(owner).or_default().insert(name)),
                 "right" => catalog.rights.grant(owner, name, detail),
                 "sequence" => catalog.rights.withhold(owner, name),
                 // A relation without columns is one too.
@@ -273,11 +264,7 @@ impl Catalog {
             }
         }
         for (table, name) in TRIGGERS.iter().filter(|(table, _)| there(table)) {
-            if !self
-                .triggers
-                .get(*table)
-                .is_some_and(|triggers| triggers.contains_key(*name))
-            {
+            if !has(&self.triggers, table, name) {
                 missing.push(format!("table {table}: trigger {name} missing"));
             }
         }
@@ -295,14 +282,6 @@ impl Catalog {
             columns.is_some_and(|columns| column.is_empty() || columns.contains_key(column))
         }));
         missing
-    }
-
-    /// Where only some tables publish by themselves we do it for all: hearing of a change twice costs a look.
-    fn triggers_notify(&self) -> bool {
-        NOTIFYING.iter().all(|(table, channel)| {
-            let triggers = self.triggers.get(*table);
-            triggers.is_some_and(|triggers| triggers.values().any(|text| text.contains(channel)))
-        })
     }
 }
 

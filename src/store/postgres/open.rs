@@ -281,9 +281,7 @@ impl Reached {
                 missing: found.missing,
             });
         }
-        Ok(Schema::Coder {
-            triggers_notify: found.triggers_notify,
-        })
+        Ok(Schema::Coder)
     }
 
     /// The steps of our schema in a database that has our tables, or none.

@@ -112,7 +112,7 @@ impl SqlStore {
     fn expect_own(&self, what: &str) -> Result<(), StoreError> {
         match self.schema {
             Schema::Own => Ok(()),
-            Schema::Coder { .. } => Err(StoreError::Rejected(format!(
+            Schema::Coder => Err(StoreError::Rejected(format!(
                 "the database is that of a coder deployment, where {what} is left to its own servers"
             ))),
         }

@@ -82,6 +82,19 @@ impl Core {
         beat == Beat::Recovered
     }
 
+    /// Triggers of the database notify of what is written, or do not. What was written while nobody did, others read at
+    /// their next refresh.
+    pub(in crate::coordinator::shared) fn set_triggers_notify(&mut self, notify: bool) {
+        if self.setting.triggers_notify != notify {
+            self.setting.triggers_notify = notify;
+            self.echoes.clear();
+            tracing::info!(
+                notify,
+                "whether triggers of the database tell other replicas has changed"
+            );
+        }
+    }
+
     /// A heartbeat could not be written.
     ///
     /// Once too many in a row could not, every peer is told. Streams of agents stay open: an agent whose stream ends drops

@@ -99,6 +99,10 @@ impl Coordination for Way {
         self.pass("beat", self.database.beat(replica)).await
     }
 
+    async fn triggers_notify(&self) -> Result<bool, StoreError> {
+        self.database.triggers_notify().await
+    }
+
     async fn heartbeats(&self) -> Result<Vec<Heartbeat>, StoreError> {
         self.pass("heartbeats", self.database.heartbeats()).await
     }

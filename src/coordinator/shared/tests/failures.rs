@@ -1,5 +1,6 @@
 //! A database that goes away, forgets, refuses, or does not say what it did.
 
+use super::super::replicas::HEARTBEAT;
 use super::*;
 
 fn new(number: u128, home: i32) -> Told {
@@ -410,4 +411,19 @@ async fn a_row_that_lands_after_all_were_marked_as_lost_is_marked_too() {
     assert_eq!(row(&replicas, 1, 0), Some((true, encoded(1))));
     drop(agent);
     replicas.assert_empty();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_triggers_told_that_are_dropped_under_way_is_told_from_the_next_heartbeat_on() {
+    let replicas = Replicas::with_triggers(2);
+    let (agent, mut client) = pair(&replicas).await;
+    replicas.tables().drop_triggers();
+    tokio::time::sleep(HEARTBEAT * 2).await;
+    // More than one, as a refresh may hit the first.
+    for home in 11..14 {
+        let began = tokio::time::Instant::now();
+        agent.update(home);
+        told_until(&mut client, new(1, home)).await;
+        assert!(began.elapsed() < HEARTBEAT, "{:?}", began.elapsed());
+    }
 }

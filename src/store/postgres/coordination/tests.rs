@@ -4,7 +4,7 @@ use sqlx::{Connection as _, Executor as _, PgConnection, SqlSafeStr as _};
 
 use super::*;
 use crate::store::coordination_contract;
-use crate::store::testing::{Engine, Place, Raw};
+use crate::store::testing::{Engine, Place, Raw, coder};
 
 /// A store on Postgres, and the place in which it lives; nothing without Postgres.
 async fn store() -> Option<(Arc<SqlStore>, Place)> {
@@ -41,6 +41,27 @@ async fn every_statement_prepares_under_a_name_of_its_own() {
         );
         names.push(statement.name);
     }
+}
+
+#[tokio::test]
+async fn triggers_notify_where_all_three_tables_have_them_and_as_long_as_they_do() {
+    let Some((own, _)) = store().await else { return };
+    assert_eq!(own.triggers_notify().await, Ok(false));
+
+    let place = Place::Postgres(coder::deployment().unwrap());
+    let (store, mut raw) = (place.open().await, place.connect().await);
+    for table in ["tailnet_peers", "tailnet_tunnels", "tailnet_coordinators"] {
+        assert_eq!(store.triggers_notify().await, Ok(true), "{table}");
+        for (change, notify) in [("DISABLE", false), ("ENABLE", true)] {
+            let sql = format!("ALTER TABLE {table} {change} TRIGGER USER");
+            raw.run("", &sql).await;
+            assert_eq!(store.triggers_notify().await, Ok(notify), "{sql}");
+        }
+    }
+    // As a later version of the deployment leaves it.
+    raw.run("", "DROP FUNCTION tailnet_notify_peer_change CASCADE")
+        .await;
+    assert_eq!(store.triggers_notify().await, Ok(false));
 }
 
 const ONE: ReplicaId = ReplicaId(Uuid::from_u128(0xa1));

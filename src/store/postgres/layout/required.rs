@@ -537,10 +537,3 @@ pub(super) const TRIGGERS: &[(&str, &str)] = &[
     ("notification_messages", "inhibit_enqueue_if_disabled"),
     ("notification_messages", "update_notification_message_dedupe_hash"),
 ];
-
-/// Tables whose triggers may publish by themselves, and the channel that they do it on.
-pub(super) const NOTIFYING: &[(&str, &str)] = &[
-    ("tailnet_peers", "tailnet_peer_update"),
-    ("tailnet_tunnels", "tailnet_tunnel_update"),
-    ("tailnet_coordinators", "tailnet_coordinator_heartbeat"),
-];
