@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use sqlx::postgres::PgListener;
@@ -10,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::support::postgres::Database;
 use super::support::server::{Launch, Server};
-use super::support::{SeededAgent, coder, drpcd};
+use super::support::{SeededAgent, coder, drpcd, eventually};
 
 const GRANTS: &str = include_str!("../../docs/coder-grants.sql");
 
@@ -74,6 +75,11 @@ impl Deployment {
         self.directory.path()
     }
 
+    /// Changes the schema, as an upgrade of the deployment does.
+    pub(crate) fn upgrade(&self, sql: &str) {
+        self.database.execute(&format!("{UNWATCHED}; {sql}; {WATCHED}"));
+    }
+
     pub(crate) fn query(&self, sql: &str) -> Vec<String> {
         coder::query(&self.database, sql)
     }
@@ -102,18 +108,20 @@ impl Deployment {
         let (url, channels) = (self.database.url().to_owned(), channels.join(","));
         let (ready, listening) = std::sync::mpsc::sync_channel(1);
         let (stop, mut stopped) = oneshot::channel();
+        let heard = Heard::default();
+        let hearing = Arc::clone(&heard);
         let hear = async move {
             let mut listener = PgListener::connect(&url).await.unwrap();
             listener.listen_all(channels.split(',')).await.unwrap();
             ready.send(()).unwrap();
-            let mut heard = Vec::new();
             loop {
                 tokio::select! {
                     event = listener.recv() => {
                         let event = event.unwrap();
-                        heard.push((event.channel().to_owned(), event.payload().to_owned()));
+                        let event = (event.channel().to_owned(), event.payload().to_owned());
+                        hearing.lock().unwrap().push(event);
                     }
-                    _ = &mut stopped => return heard,
+                    _ = &mut stopped => return,
                 }
             }
         };
@@ -123,7 +131,7 @@ impl Deployment {
             .unwrap();
         let thread = std::thread::spawn(move || runtime.block_on(hear));
         listening.recv().unwrap();
-        Listener { stop, thread }
+        Listener { stop, thread, heard }
     }
 }
 
@@ -176,19 +184,37 @@ impl Drop for Role<'_> {
     }
 }
 
+/// Channels and payloads, in their order.
+type Heard = Arc<Mutex<Vec<(String, String)>>>;
+
 /// Whoever follows a deployment's events, as its dashboard does.
 pub(crate) struct Listener {
     stop: oneshot::Sender<()>,
-    thread: JoinHandle<Vec<(String, String)>>,
+    thread: JoinHandle<()>,
+    heard: Heard,
 }
 
 impl Listener {
-    /// Channels and payloads, in their order.
+    /// Waits until something is published.
+    #[track_caller]
+    pub(crate) fn await_heard(&self, channel: &str, payload: &str) {
+        let is_it = |(on, what): &(String, String)| on == channel && what == payload;
+        eventually(|| self.heard.lock().unwrap().iter().any(is_it))
+            .unwrap_or_else(|()| panic!("no {payload} on {channel}: {:?}", self.heard.lock().unwrap()));
+    }
+
+    /// Forgets what was heard so far.
+    pub(crate) fn forget(&self) {
+        self.heard.lock().unwrap().clear();
+    }
+
+    /// All that was heard.
     pub(crate) fn heard(self) -> Vec<(String, String)> {
         // What was published is there by now or within moments.
         std::thread::sleep(std::time::Duration::from_millis(300));
         self.stop.send(()).unwrap();
-        self.thread.join().unwrap()
+        self.thread.join().unwrap();
+        std::mem::take(&mut self.heard.lock().unwrap())
     }
 }
 

@@ -8,6 +8,7 @@
 mod support;
 
 mod audit;
+mod coordination;
 mod kit;
 mod refusals;
 mod serving;

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -79,6 +80,7 @@ type Agent struct {
 	timingsUntold int
 	manifest      *agentpb.Manifest
 	cutsLeft      int
+	peersTold     atomic.Int64
 	// coordinating is whether a Coordinate stream is open.
 	coordinating bool
 

@@ -131,12 +131,18 @@ func (c *connection) coordinate(ctx context.Context, manifest *agentpb.Manifest)
 	}
 }
 
+// maxPeersTold bounds the lines of progress about peers: an agent whose progress nobody reads shall not stand still.
+const maxPeersTold = 256
+
 // answer sends one ready_for_handshake for each node of a response, duplicates included.
 func (c *connection) answer(
 	stream tailnetpb.DRPCTailnet_CoordinateClient, response *tailnetpb.CoordinateResponse,
 ) error {
 	request := &tailnetpb.CoordinateRequest{}
 	for _, peer := range response.PeerUpdates {
+		if id, err := uuid.FromBytes(peer.Id); err == nil && c.peersTold.Add(1) <= maxPeersTold {
+			c.progress("peer %s %s", peer.Kind, id)
+		}
 		if peer.Kind != tailnetpb.CoordinateResponse_PeerUpdate_NODE {
 			continue
 		}
