@@ -22,7 +22,7 @@ mod websocket;
 
 use std::fmt;
 use std::future::Future;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::map_response;
@@ -56,7 +56,7 @@ use places::Places;
 pub use websocket::WebSocketPipe;
 
 use crate::client_token::ClientToken;
-use crate::clock::Clock;
+use crate::clock::{Clock, Instant};
 use crate::coordinator::{PeerId, Snapshot};
 use crate::ids::{AgentId, AgentToken, UserId};
 use crate::proto::tailnet::DerpMap;
@@ -174,6 +174,8 @@ pub struct App<H> {
     clock: Clock,
     /// Newest minor that agents may ask for.
     api_max_minor: u32,
+    /// When it may be logged again that a version was refused.
+    next_version_warning: Mutex<Option<Instant>>,
     /// Room for sessions; a handshake takes its place before anything else.
     places: Places,
     has_memory: Box<dyn Fn() -> bool + Send + Sync>,
@@ -200,6 +202,7 @@ impl<H: SessionHost> App<H> {
             host: OnceLock::new(),
             clock,
             api_max_minor,
+            next_version_warning: Mutex::default(),
             places: Places::new(max_sessions),
             has_memory: Box::new(|| true),
             stopping: CancellationToken::new(),

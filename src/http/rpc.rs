@@ -4,7 +4,7 @@
 //! `coderd/workspaceagentsrpc.go`; a text for each failure stands where the check does.
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use axum::extract::{Request, State};
@@ -21,6 +21,12 @@ use super::{App, NewSession, SessionHost, WebSocketPipe, auth, query, upgrade, v
 
 /// How long the answer to a handshake may take to be written. It is smaller than any socket buffer.
 pub(crate) const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// At most one warning of a version that is refused in this time: whoever asks for it asks again within seconds.
+const VERSION_WARNING_INTERVAL: Duration = Duration::from_mins(1);
+
+/// Characters that are logged of a version that is refused.
+const MAX_VERSION_LOGGED: usize = 32;
 
 /// Accepts or refuses one agent.
 pub(super) async fn handshake<H: SessionHost>(State(app): State<Arc<App<H>>>, request: Request) -> Response {
@@ -100,12 +106,33 @@ pub(super) fn api_version<H>(app: &App<H>, request: &axum::http::request::Parts)
     let requested = query::first_non_empty(request.uri.query(), "version");
     let api_version = requested.map_or_else(|| version::DEFAULT.to_owned(), Cow::into_owned);
     version::validate(&api_version, app.api_max_minor).map_err(|detail| {
+        warn_of_version(app, &api_version);
         ApiError::new(StatusCode::BAD_REQUEST, "Unknown or unsupported API version").validation(Validation {
             field: "version",
             detail,
         })
     })?;
     Ok(api_version)
+}
+
+/// Agents that are newer than this server are refused for as long as nobody does anything about it.
+fn warn_of_version<H>(app: &App<H>, requested: &str) {
+    let now = app.clock.monotonic();
+    let mut next = app
+        .next_version_warning
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    if next.is_some_and(|at| now < at) {
+        return;
+    }
+    *next = Some(now + VERSION_WARNING_INTERVAL);
+    drop(next);
+    let requested: String = requested.chars().take(MAX_VERSION_LOGGED).collect();
+    tracing::warn!(
+        ?requested,
+        newest = version::newest(app.api_max_minor),
+        "an API version that is not served is asked for, and refused; --api-max-minor lets newer ones in"
+    );
 }
 
 /// A connection down to its socket: the layers above it would stay in memory for as long as the session.

@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::telemetry::testing::Log;
 use fixture::{ALICE, BOB, Begun, Fixture, Host, PATIENCE, RPC, handshake, with_token};
 
 #[tokio::test]
@@ -216,6 +217,29 @@ async fn conn_013_a_newer_minor_is_400() {
         "server is at version 2.8, behind requested minor version 2.9",
     )
     .await;
+}
+
+#[tokio::test]
+async fn refused_versions_are_logged_with_the_version_and_not_for_each_dial() {
+    let log = Log::new();
+    let fixture = Fixture::new().await;
+    for version in ["2.9", "2.10"] {
+        let headers = with_token(ALICE) + "Connection: close\r\n";
+        let answer = fixture.dial(&format!("?version={version}"), &headers).await;
+        assert_eq!(answer.status, 400);
+    }
+    let warnings: Vec<_> = log
+        .take()
+        .into_iter()
+        .filter(|line| line.starts_with("WARN"))
+        .collect();
+    let [warning] = &warnings[..] else {
+        panic!("{warnings:?}");
+    };
+    assert!(
+        warning.contains("requested=\"2.9\" newest=\"2.8\"") && warning.contains("--api-max-minor"),
+        "{warning}"
+    );
 }
 
 #[tokio::test]
