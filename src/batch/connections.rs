@@ -49,6 +49,8 @@ struct Inner {
     pubsub: Pubsub,
     clock: Clock,
     replica: ReplicaId,
+    /// Time between heartbeats of every replica.
+    tick: Duration,
     queue: Mutex<Queue>,
     changed: Notify,
 }
@@ -75,14 +77,16 @@ impl Queue {
 }
 
 impl ConnectionTimes {
-    /// Writes to `store` as `replica`; [`ConnectionTimes::run`] must be driven for anything to happen.
-    pub fn new(store: Arc<dyn Store>, pubsub: Pubsub, clock: Clock, replica: ReplicaId) -> Self {
+    /// Writes to `store` as `replica`, whose heartbeats are due each `tick`; [`ConnectionTimes::run`] must be driven for
+    /// anything to happen.
+    pub fn new(store: Arc<dyn Store>, pubsub: Pubsub, clock: Clock, replica: ReplicaId, tick: Duration) -> Self {
         let (queue, changed) = (Mutex::default(), Notify::new());
         Self(Arc::new(Inner {
             store,
             pubsub,
             clock,
             replica,
+            tick,
             queue,
             changed,
         }))
@@ -183,14 +187,16 @@ impl Inner {
     async fn write_all(&self, taken: &mut Queue) -> Result<(), StoreError> {
         if !taken.connects.is_empty() {
             self.store
-                .record_connects(self.replica, &changes(&taken.connects))
+                .record_connects(self.replica, &changes(&taken.connects), self.clock.now())
                 .await?;
             taken.connects.clear();
         }
         if let Some(at) = taken.heartbeats.at {
             let mut agents: Vec<_> = taken.heartbeats.agents.iter().copied().collect();
             agents.sort_unstable();
-            self.store.record_heartbeats(self.replica, &agents, at).await?;
+            self.store
+                .record_heartbeats(self.replica, &agents, at, self.tick)
+                .await?;
             taken.heartbeats = Heartbeats::default();
         }
         if !taken.disconnects.is_empty() {

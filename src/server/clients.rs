@@ -140,8 +140,9 @@ mod tests {
         let (clock, pubsub) = (Clock::driven(NOW), Pubsub::in_process());
         let shared: Arc<dyn Store> = store.clone();
         let replica = ReplicaId::random();
-        let times = ConnectionTimes::new(Arc::clone(&shared), pubsub.clone(), clock.clone(), replica);
         let config = MonitorConfig::default();
+        let tick = config.update_frequency;
+        let times = ConnectionTimes::new(Arc::clone(&shared), pubsub.clone(), clock.clone(), replica, tick);
         let sessions = Sessions::new(clock.clone(), Arc::clone(&shared), times, config);
         let invalidations = pubsub.invalidations();
         let ending = end_revoked(sessions.clone(), shared, clock.clone(), invalidations);

@@ -98,15 +98,15 @@ impl Parts {
         let derp_maps = derp.maps();
 
         let replica = ReplicaId::random();
-        let times = ConnectionTimes::new(Arc::clone(store), pubsub.clone(), clock.clone(), replica);
         let stats = StatsBatcher::new(Arc::clone(store), clock.clone());
         let last_used = LastUsed::new(Arc::clone(store), clock.clone());
         let metadata = MetadataBatcher::new(Arc::clone(store), pubsub.clone(), clock.clone());
 
         let boundary_usage = BoundaryUsageTracker::new(Arc::clone(store), clock.clone(), replica);
 
-        let inactive = config.agent_inactive_disconnect_timeout;
-        let monitor = MonitorConfig::new(config.agent_connection_update_frequency, Some(inactive));
+        let tick = config.agent_connection_update_frequency;
+        let times = ConnectionTimes::new(Arc::clone(store), pubsub.clone(), clock.clone(), replica, tick);
+        let monitor = MonitorConfig::new(tick, Some(config.agent_inactive_disconnect_timeout));
         let sessions = Sessions::new(clock.clone(), Arc::clone(store), times.clone(), monitor);
 
         let agent_metrics = agent_metrics(config, clock);

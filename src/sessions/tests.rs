@@ -42,8 +42,9 @@ impl Fixture {
         let (clock, pubsub) = (Clock::driven(NOW), Pubsub::in_process());
         let events = pubsub.subscribe(&WorkspaceEvent::channel(subject.owner_id));
         let dyn_store: Arc<dyn Store> = store.clone();
-        let times = ConnectionTimes::new(Arc::clone(&dyn_store), pubsub, clock.clone(), ReplicaId::random());
         let config = MonitorConfig::default();
+        let (replica, tick) = (ReplicaId::random(), config.update_frequency);
+        let times = ConnectionTimes::new(Arc::clone(&dyn_store), pubsub, clock.clone(), replica, tick);
         let sessions = Sessions::new(clock.clone(), dyn_store, times.clone(), config);
         Self {
             store,

@@ -18,6 +18,7 @@ pub(crate) mod testing;
 mod workspace_events;
 
 use std::fmt;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -246,20 +247,22 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     async fn update_metadata(&self, values: &[MetadataValue]) -> Result<(), StoreError>;
 
     /// Records that sessions began: `first_connected_at` if NULL, `last_connected_at` later than any earlier
-    /// disconnect, and the replica.
+    /// disconnect, and the replica. One that had to wait until `now` leaves what another replica wrote after it.
     async fn record_connects(
         &self,
         replica: ReplicaId,
         changes: &[ConnectionChange],
+        now: Timestamp,
     ) -> Result<(), StoreError>;
 
-    /// Records that sessions live at `at`: `last_connected_at`, later than any earlier disconnect; the replica,
-    /// `updated_at`; never `disconnected_at`.
+    /// Records that sessions live at `at`, a tick of which there is one each `tick`: `last_connected_at`, later than any
+    /// earlier disconnect; the replica, `updated_at`; never `disconnected_at`. Leaves rows that another replica writes.
     async fn record_heartbeats(
         &self,
         replica: ReplicaId,
         agents: &[AgentId],
         at: Timestamp,
+        tick: Duration,
     ) -> Result<(), StoreError>;
 
     /// Records that sessions ended: `disconnected_at`, not before `last_connected_at`, on rows whose replica still

@@ -9,6 +9,7 @@ mod still;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 pub(crate) use place::{Engine, Place, Raw};
@@ -305,8 +306,9 @@ record! {
         this.metadata.lock().unwrap().push(values.to_vec());
         Ok(())
     };
-    record_connects(replica: ReplicaId, changes: &[ConnectionChange]) -> () = |_, _, _| nothing();
-    record_heartbeats(replica: ReplicaId, agents: &[AgentId], at: Timestamp) -> () = |_, _, _, _| nothing();
+    record_connects(replica: ReplicaId, changes: &[ConnectionChange], now: Timestamp) -> () = |_, _, _, _| nothing();
+    record_heartbeats(replica: ReplicaId, agents: &[AgentId], at: Timestamp, tick: Duration) -> () =
+        |_, _, _, _, _| nothing();
     record_disconnects(replica: ReplicaId, changes: &[ConnectionChange]) -> () = |_, _, _| nothing();
     seed(seed: &Seed, now: Timestamp) -> Vec<SeededAgent> = |_, _, _| nothing();
     take_events() -> Vec<StoredEvent> = |this| Ok(std::mem::take(&mut *this.events.lock().unwrap()));
@@ -386,8 +388,8 @@ pass! {
     touch_workspaces(workspaces: &[WorkspaceId], at: Timestamp) -> ();
     build_readiness(agent: AgentId) -> BuildReadiness;
     update_metadata(values: &[MetadataValue]) -> ();
-    record_connects(replica: ReplicaId, changes: &[ConnectionChange]) -> ();
-    record_heartbeats(replica: ReplicaId, agents: &[AgentId], at: Timestamp) -> ();
+    record_connects(replica: ReplicaId, changes: &[ConnectionChange], now: Timestamp) -> ();
+    record_heartbeats(replica: ReplicaId, agents: &[AgentId], at: Timestamp, tick: Duration) -> ();
     record_disconnects(replica: ReplicaId, changes: &[ConnectionChange]) -> ();
     seed(seed: &Seed, now: Timestamp) -> Vec<SeededAgent>;
     take_events() -> Vec<StoredEvent>;

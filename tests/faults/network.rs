@@ -105,27 +105,48 @@ fn a_silence_below_the_limit_costs_nothing() {
 #[test]
 fn conn_029_the_late_end_of_an_old_session_leaves_a_newer_one_connected() {
     let data = Data::new(EXAMPLE_SEED);
-    // It takes ten seconds to find the old session gone: enough to dial a new one, whatever else the machine does.
-    // One process: of several, the one that wrote last decides, until the newer session's next tick.
-    let server = data.serve_alone(&["--agent-connection-update-frequency", "5s"]);
-    let proxy = Proxy::new(&server);
+    // It takes two ticks to find the old session gone: enough to dial a new one, whatever else the machine does. And the
+    // newer session's server may write half a tick late.
+    let server = data.serve(&["--agent-connection-update-frequency", "6s"]);
+    let newer = server.agent_at(server.replicas() - 1);
+    let proxy = Proxy::to(
+        server
+            .replica_url(0)
+            .strip_prefix("http://")
+            .unwrap()
+            .parse()
+            .unwrap(),
+    );
     let mut old = go!("agent", &proxy.agent(&server), &["--duration", "2m", "--kill"]);
     old.await_line("lifecycle READY");
-    // The agent's machine is gone; it comes again by another way while its old session still waits for it.
+    data.await_status("connected");
+    let replica = || data.value("SELECT last_connected_replica_id FROM workspace_agents");
+    let of_old = replica();
+    // The agent's machine is gone; it comes again by another way, to another replica where there is one, while its old
+    // session still waits for it.
     proxy.set(Lane::SILENT, Lane::SILENT);
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let new = runtime.block_on(client::agent(server.agent())).unwrap();
+    let new = runtime.block_on(client::agent(&newer)).unwrap();
+    if server.replicas() > 1 {
+        eventually(|| replica() != of_old).unwrap();
+    }
+    let of_new = replica();
+    let stays = || {
+        assert_eq!((data.status(), replica()), ("connected", of_new.clone()));
+        let ended = data.value("SELECT disconnected_at IS NOT NULL FROM workspace_agents");
+        assert_eq!(ended, "0");
+    };
     assert!(
         !data.log().contains(TIMED_OUT),
         "the old session has not ended yet"
     );
-    eventually(|| data.log().contains(TIMED_OUT)).unwrap();
+    eventually(|| {
+        stays();
+        data.log().contains(TIMED_OUT)
+    })
+    .unwrap();
     for _ in 0..20 {
-        assert_eq!(data.status(), "connected");
-        assert_eq!(
-            data.value("SELECT disconnected_at IS NULL FROM workspace_agents"),
-            "1"
-        );
+        stays();
         std::thread::sleep(Duration::from_millis(100));
     }
     drop(new);

@@ -30,6 +30,7 @@ mod tests;
 pub(super) mod value;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -359,8 +360,9 @@ impl Store for SqlStore {
         &self,
         replica: ReplicaId,
         changes: &[ConnectionChange],
+        now: Timestamp,
     ) -> Result<(), StoreError> {
-        connections::record_connects(&self.database, replica, changes).await
+        connections::record_connects(&self.database, replica, changes, now).await
     }
 
     async fn record_heartbeats(
@@ -368,8 +370,9 @@ impl Store for SqlStore {
         replica: ReplicaId,
         agents: &[AgentId],
         at: Timestamp,
+        tick: Duration,
     ) -> Result<(), StoreError> {
-        connections::record_heartbeats(&self.database, replica, agents, at).await
+        connections::record_heartbeats(&self.database, replica, agents, at, tick).await
     }
 
     async fn record_disconnects(

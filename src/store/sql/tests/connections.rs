@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Kit, NOW, SMALL, at};
+use super::{Kit, NOW, SMALL, TICK, at};
 use crate::clock::Timestamp;
 use crate::ids::{AgentId, ReplicaId};
 use crate::store::{AgentStatus, ConnectionChange, Store};
@@ -12,8 +12,20 @@ fn change(agent_id: AgentId, at: Timestamp) -> ConnectionChange {
 }
 
 async fn connect(kit: &Kit, replica: ReplicaId, agent: AgentId, when: Timestamp) {
+    connect_late(kit, replica, agent, when, when).await;
+}
+
+/// A connect that was written only at `now`.
+async fn connect_late(kit: &Kit, replica: ReplicaId, agent: AgentId, when: Timestamp, now: Timestamp) {
     kit.store
-        .record_connects(replica, &[change(agent, when)])
+        .record_connects(replica, &[change(agent, when)], now)
+        .await
+        .unwrap();
+}
+
+async fn beat(kit: &Kit, replica: ReplicaId, agent: AgentId, when: Timestamp) {
+    kit.store
+        .record_heartbeats(replica, &[agent], when, TICK)
         .await
         .unwrap();
 }
@@ -82,10 +94,7 @@ async fn conn_030_a_heartbeat_moves_last_connected_and_never_the_disconnect() {
     connect(&kit, replica, agent, at(1)).await;
     disconnect(&kit, replica, agent, at(2)).await;
     let other = ReplicaId::random();
-    kit.store
-        .record_heartbeats(other, &[agent], at(15))
-        .await
-        .unwrap();
+    beat(&kit, other, agent, at(15)).await;
     assert_eq!(times(&kit, agent).await, [Some(at(1)), Some(at(15)), Some(at(2))]);
     assert_eq!(kit.time("updated_at", agent).await, Some(at(15)));
     let stored = kit
@@ -115,10 +124,7 @@ async fn an_agent_that_is_connected_looks_so_also_after_the_clock_went_back() {
     // An hour back.
     connect(&kit, replica, agent, at(5)).await;
     for tick in [10, 15, 20] {
-        kit.store
-            .record_heartbeats(replica, &[agent], at(tick))
-            .await
-            .unwrap();
+        beat(&kit, replica, agent, at(tick)).await;
         let [first, last, gone] = times(&kit, agent).await;
         assert_eq!(
             [first, last, gone],
@@ -137,10 +143,7 @@ async fn an_agent_that_is_connected_looks_so_also_after_the_clock_went_back() {
     // The first session of all, during which the clock goes back.
     let (kit, agent, replica) = one().await;
     connect(&kit, replica, agent, at(86_400)).await;
-    kit.store
-        .record_heartbeats(replica, &[agent], at(15))
-        .await
-        .unwrap();
+    beat(&kit, replica, agent, at(15)).await;
     assert_eq!(
         times(&kit, agent).await,
         [Some(at(86_400)), Some(at(86_400)), None]
@@ -166,10 +169,7 @@ async fn conn_036_a_disconnect_of_a_replica_that_wrote_before_is_ignored() {
 async fn conn_037_without_a_disconnect_the_last_heartbeat_stays() {
     let (kit, agent, replica) = one().await;
     connect(&kit, replica, agent, at(1)).await;
-    kit.store
-        .record_heartbeats(replica, &[agent], at(16))
-        .await
-        .unwrap();
+    beat(&kit, replica, agent, at(16)).await;
     assert_eq!(times(&kit, agent).await, [Some(at(1)), Some(at(16)), None]);
 }
 
@@ -177,7 +177,7 @@ async fn conn_037_without_a_disconnect_the_last_heartbeat_stays() {
 async fn of_several_changes_of_one_agent_the_newest_counts() {
     let (kit, agent, replica) = one().await;
     let changes = [change(agent, at(3)), change(agent, at(7)), change(agent, at(5))];
-    kit.store.record_connects(replica, &changes).await.unwrap();
+    kit.store.record_connects(replica, &changes, at(7)).await.unwrap();
     assert_eq!(times(&kit, agent).await[1], Some(at(7)));
     kit.store.record_disconnects(replica, &changes).await.unwrap();
     assert_eq!(times(&kit, agent).await[2], Some(at(7)));
@@ -195,8 +195,11 @@ async fn many_agents_are_one_statement_and_unknown_ones_are_ignored() {
     let mut ids: Vec<_> = agents.iter().map(|agent| agent.agent_id).collect();
     ids.push(AgentId::random());
     let changes: Vec<_> = ids.iter().map(|id| change(*id, at(1))).collect();
-    kit.store.record_connects(replica, &changes).await.unwrap();
-    kit.store.record_heartbeats(replica, &ids, at(2)).await.unwrap();
+    kit.store.record_connects(replica, &changes, at(1)).await.unwrap();
+    kit.store
+        .record_heartbeats(replica, &ids, at(2), TICK)
+        .await
+        .unwrap();
     kit.store.record_disconnects(replica, &changes).await.unwrap();
     for name in ["record_connects", "record_heartbeats", "record_disconnects"] {
         assert_eq!(kit.ran(name), 1, "{name}");
@@ -214,11 +217,114 @@ async fn many_agents_are_one_statement_and_unknown_ones_are_ignored() {
 async fn nothing_to_write_is_no_statement() {
     let kit = Kit::new().await;
     let replica = ReplicaId::random();
-    kit.store.record_connects(replica, &[]).await.unwrap();
-    kit.store.record_heartbeats(replica, &[], NOW).await.unwrap();
+    kit.store.record_connects(replica, &[], NOW).await.unwrap();
+    kit.store
+        .record_heartbeats(replica, &[], NOW, TICK)
+        .await
+        .unwrap();
     kit.store.record_disconnects(replica, &[]).await.unwrap();
     assert_eq!(
         kit.ran("record_connects") + kit.ran("record_heartbeats") + kit.ran("record_disconnects"),
         0
     );
+}
+
+/// The row's replica, and whether the agent looks connected at `now`.
+async fn seen(kit: &mut Kit, now: Timestamp) -> (ReplicaId, bool) {
+    let rows = kit
+        .table("SELECT id, last_connected_replica_id FROM workspace_agents")
+        .await;
+    let (id, replica) = rows[0].split_once('|').unwrap();
+    let agent = kit.store.agent(AgentId(id.parse().unwrap())).await.unwrap();
+    let status = agent.status(now, TICK * 2);
+    (
+        ReplicaId(replica.parse().unwrap()),
+        status == AgentStatus::Connected,
+    )
+}
+
+#[tokio::test]
+async fn conn_036_a_session_whose_end_is_late_takes_no_row_from_a_newer_one_elsewhere() {
+    let (mut kit, agent, old) = one().await;
+    let new = ReplicaId::random();
+    connect(&kit, old, agent, at(1)).await;
+    beat(&kit, old, agent, at(15)).await;
+    connect(&kit, new, agent, at(20)).await;
+    for tick in [30, 45, 60] {
+        beat(&kit, old, agent, at(tick)).await;
+        assert_eq!(seen(&mut kit, at(tick)).await, (new, true), "{tick}");
+        beat(&kit, new, agent, at(tick + 7)).await;
+        assert_eq!(times(&kit, agent).await[1], Some(at(tick + 7)));
+    }
+    disconnect(&kit, old, agent, at(68)).await;
+    assert_eq!(seen(&mut kit, at(68)).await, (new, true));
+    assert_eq!(times(&kit, agent).await[2], None);
+    disconnect(&kit, new, agent, at(69)).await;
+    assert_eq!(seen(&mut kit, at(69)).await, (new, false));
+}
+
+#[tokio::test]
+async fn conn_036_a_connect_that_had_to_wait_is_not_written_over_a_newer_one_elsewhere() {
+    let (mut kit, agent, cut_off) = one().await;
+    let other = ReplicaId::random();
+    // Both of a session at the one that could not write; the agent has come to the other since.
+    connect(&kit, other, agent, at(3)).await;
+    beat(&kit, other, agent, at(15)).await;
+    connect_late(&kit, cut_off, agent, at(1), at(20)).await;
+    assert_eq!(seen(&mut kit, at(20)).await, (other, true));
+    assert_eq!(times(&kit, agent).await, [Some(at(3)), Some(at(15)), None]);
+    disconnect(&kit, cut_off, agent, at(2)).await;
+    assert_eq!(seen(&mut kit, at(20)).await, (other, true));
+    // It is the newer one that waited.
+    connect_late(&kit, cut_off, agent, at(16), at(40)).await;
+    assert_eq!(seen(&mut kit, at(40)).await, (cut_off, true));
+    assert_eq!(times(&kit, agent).await[1], Some(at(16)));
+    // The other's session has ended, the one that waited lives.
+    connect(&kit, other, agent, at(41)).await;
+    disconnect(&kit, other, agent, at(42)).await;
+    connect_late(&kit, cut_off, agent, at(17), at(50)).await;
+    assert_eq!(seen(&mut kit, at(50)).await, (cut_off, true));
+}
+
+#[tokio::test]
+async fn a_connect_that_did_not_wait_is_written_whatever_the_clocks_of_others_say() {
+    let (mut kit, agent, ahead) = one().await;
+    let behind = ReplicaId::random();
+    connect(&kit, ahead, agent, at(1)).await;
+    beat(&kit, ahead, agent, at(15)).await;
+    connect(&kit, behind, agent, at(12)).await;
+    disconnect(&kit, ahead, agent, at(17)).await;
+    assert_eq!(seen(&mut kit, at(17)).await, (behind, true));
+}
+
+#[tokio::test]
+async fn a_time_from_before_the_clock_went_back_keeps_nobody_out() {
+    let (mut kit, agent, before) = one().await;
+    let after = ReplicaId::random();
+    connect(&kit, before, agent, at(3_600)).await;
+    // It was killed, and the next one had to wait.
+    connect_late(&kit, after, agent, at(5), at(20)).await;
+    assert_eq!(seen(&mut kit, at(20)).await, (after, true));
+    beat(&kit, before, agent, at(3_600)).await;
+    beat(&kit, after, agent, at(30)).await;
+    assert_eq!(seen(&mut kit, at(30)).await, (after, true));
+}
+
+#[tokio::test]
+async fn the_agents_of_a_replica_that_died_are_taken_over_while_they_still_look_connected() {
+    let (mut kit, agent, dead) = one().await;
+    let other = ReplicaId::random();
+    // It has an older session.
+    connect(&kit, other, agent, at(1)).await;
+    connect(&kit, dead, agent, at(2)).await;
+    beat(&kit, dead, agent, at(16)).await;
+    beat(&kit, other, agent, at(30)).await;
+    assert_eq!(seen(&mut kit, at(30)).await, (dead, true), "a tick may be late");
+    beat(&kit, other, agent, at(45)).await;
+    assert_eq!(seen(&mut kit, at(45)).await, (other, true));
+    // After an end nobody is waited for.
+    connect(&kit, dead, agent, at(46)).await;
+    disconnect(&kit, dead, agent, at(47)).await;
+    beat(&kit, other, agent, at(48)).await;
+    assert_eq!(seen(&mut kit, at(48)).await, (other, true));
 }

@@ -5,6 +5,7 @@
 
 use std::fmt::Debug;
 use std::marker::PhantomData;
+use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::ids::{AgentId, AgentToken};
@@ -55,6 +56,9 @@ const PER_AGENT: [&str; 31] = [
     "events_since",
     "prune_events",
 ];
+
+/// Time between heartbeats.
+const TICK: Duration = Duration::from_secs(15);
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_micros(NOW.as_micros() + seconds * 1_000_000)

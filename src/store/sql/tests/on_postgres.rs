@@ -1,6 +1,6 @@
 //! The tests of both engines on Postgres.
 
-use super::{EXAMPLE, NOW, SMALL, at};
+use super::{EXAMPLE, NOW, SMALL, TICK, at};
 
 type Kit = super::Kit<super::OnPostgres>;
 

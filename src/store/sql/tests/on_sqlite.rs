@@ -6,7 +6,7 @@ use sqlx::ConnectOptions as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use tempfile::TempDir;
 
-use super::{EXAMPLE, NOW, SMALL, at};
+use super::{EXAMPLE, NOW, SMALL, TICK, at};
 use crate::store::testing::Place;
 
 type Kit = super::Kit<super::OnSqlite>;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
-use super::{EXAMPLE, Kit, NOW, SMALL, at, raw};
+use super::{EXAMPLE, Kit, NOW, SMALL, TICK, at, raw};
 use crate::ids::AgentToken;
 use crate::seed::Seed;
 use crate::store::sqlite::{self, SqliteOptions};
@@ -229,7 +229,10 @@ async fn two_handles_that_write_at_once_both_succeed() {
                 let store = open(&dir).await;
                 for _ in 0..100 {
                     let replica = crate::ids::ReplicaId::random();
-                    store.record_heartbeats(replica, &[agent], NOW).await.unwrap();
+                    store
+                        .record_heartbeats(replica, &[agent], NOW, TICK)
+                        .await
+                        .unwrap();
                 }
             })
         })

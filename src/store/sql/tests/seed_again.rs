@@ -155,7 +155,7 @@ async fn what_the_agent_reported_is_left() {
         at: at(1),
     };
     kit.store
-        .record_connects(ReplicaId::random(), &[connect])
+        .record_connects(ReplicaId::random(), &[connect], at(1))
         .await
         .unwrap();
     let value = MetadataValue {
