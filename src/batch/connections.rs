@@ -7,7 +7,7 @@
 //! The columns and their order are those of coder/coder `coderd/workspaceagentsrpc.go`
 //! (`agentConnectionMonitor`), which writes them agent by agent.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ pub struct Subject {
 
 /// Queues connection times and writes them in batches. Cheap to clone.
 ///
-/// What is queued is bounded by the number of agents: there is one entry per agent and kind.
+/// What is queued is bounded by the number of agents: there is one entry per agent and kind, of events too.
 #[derive(Clone, Debug)]
 pub struct ConnectionTimes(Arc<Inner>);
 
@@ -61,7 +61,35 @@ struct Queue {
     disconnects: HashMap<AgentId, Timestamp>,
     heartbeats: Heartbeats,
     /// Published once the write that they tell of has happened.
-    events: Vec<Subject>,
+    events: BTreeMap<AgentId, Events>,
+}
+
+/// What an event tells of. It says no more than that the times are to be read again, so the newest of a kind tells of all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Connect,
+    Disconnect,
+}
+
+/// Events of an agent: the newest of each kind, in the order in which they happened.
+#[derive(Clone, Copy, Debug)]
+struct Events {
+    /// Of the other kind than the last.
+    before: Option<(Kind, Subject)>,
+    last: (Kind, Subject),
+}
+
+impl Events {
+    fn add(&mut self, kind: Kind, subject: Subject) {
+        if self.last.0 != kind {
+            self.before = Some(self.last);
+        }
+        self.last = (kind, subject);
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (Kind, Subject)> + use<> {
+        self.before.into_iter().chain([self.last])
+    }
 }
 
 #[derive(Debug, Default)]
@@ -74,12 +102,26 @@ impl Queue {
     fn is_empty(&self) -> bool {
         self.connects.is_empty() && self.disconnects.is_empty() && self.heartbeats.at.is_none()
     }
+
+    fn tell(&mut self, kind: Kind, subject: Subject) {
+        let last = (kind, subject);
+        self.events
+            .entry(subject.agent_id)
+            .and_modify(|events| events.add(kind, subject))
+            .or_insert(Events { before: None, last });
+    }
 }
 
 impl ConnectionTimes {
     /// Writes to `store` as `replica`, whose heartbeats are due each `tick`; [`ConnectionTimes::run`] must be driven for
     /// anything to happen.
-    pub fn new(store: Arc<dyn Store>, pubsub: Pubsub, clock: Clock, replica: ReplicaId, tick: Duration) -> Self {
+    pub fn new(
+        store: Arc<dyn Store>,
+        pubsub: Pubsub,
+        clock: Clock,
+        replica: ReplicaId,
+        tick: Duration,
+    ) -> Self {
         let (queue, changed) = (Mutex::default(), Notify::new());
         Self(Arc::new(Inner {
             store,
@@ -100,7 +142,7 @@ impl ConnectionTimes {
         // What an earlier session left to write would make the agent look gone, or seen last before it came.
         queue.disconnects.remove(&subject.agent_id);
         queue.heartbeats.agents.remove(&subject.agent_id);
-        queue.events.push(subject);
+        queue.tell(Kind::Connect, subject);
         drop(queue);
         self.0.changed.notify_one();
     }
@@ -113,7 +155,7 @@ impl ConnectionTimes {
             queue.heartbeats.agents.remove(&subject.agent_id);
             queue.disconnects.insert(subject.agent_id, at);
         }
-        queue.events.push(subject);
+        queue.tell(Kind::Disconnect, subject);
         drop(queue);
         self.0.changed.notify_one();
     }
@@ -156,6 +198,13 @@ impl ConnectionTimes {
     pub(crate) async fn flush(&self) -> Result<(), StoreError> {
         self.0.write().await
     }
+
+    /// Entries that are queued: times, and events.
+    pub(crate) fn queued(&self) -> (usize, usize) {
+        let queue = self.0.queue();
+        let times = queue.connects.len() + queue.disconnects.len() + queue.heartbeats.agents.len();
+        (times, queue.events.values().flat_map(Events::iter).count())
+    }
 }
 
 impl Inner {
@@ -167,12 +216,11 @@ impl Inner {
     async fn write(&self) -> Result<(), StoreError> {
         let mut taken = std::mem::take(&mut *self.queue());
         let result = self.write_all(&mut taken).await;
-        let events = std::mem::take(&mut taken.events);
         if result.is_err() {
-            self.put_back(taken, events);
+            self.put_back(taken);
             return result;
         }
-        for subject in events {
+        for (_, subject) in taken.events.values().flat_map(Events::iter) {
             let event = WorkspaceEvent {
                 kind: WorkspaceEventKind::AgentConnectionUpdate,
                 workspace_id: subject.workspace_id,
@@ -209,8 +257,12 @@ impl Inner {
     }
 
     /// Returns what was not written to the queue, behind whatever has come since.
-    fn put_back(&self, taken: Queue, mut events: Vec<Subject>) {
+    fn put_back(&self, mut taken: Queue) {
         let mut queue = self.queue();
+        for (kind, subject) in queue.events.values().flat_map(Events::iter) {
+            taken.tell(kind, subject);
+        }
+        queue.events = taken.events;
         for (agent, at) in taken.disconnects {
             // A newer session has begun meanwhile, or a newer end is queued.
             if !queue.connects.contains_key(&agent) {
@@ -229,8 +281,6 @@ impl Inner {
                 queue.heartbeats = heartbeats;
             }
         }
-        events.append(&mut queue.events);
-        queue.events = events;
         if !queue.is_empty() {
             self.changed.notify_one();
         }

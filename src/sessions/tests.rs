@@ -331,10 +331,35 @@ async fn conn_036_the_end_of_an_older_session_does_not_disconnect_a_newer_one() 
     pass(TICK).await;
     drop(old);
     fixture.times.flush().await.unwrap();
-    assert_eq!((fixture.row().await.as_str(), fixture.events()), ("0 0 -", 3));
+    // The two that began are told of as one.
+    assert_eq!((fixture.row().await.as_str(), fixture.events()), ("0 0 -", 2));
     drop(new);
     fixture.times.flush().await.unwrap();
     assert_eq!(fixture.row().await, "0 0 15");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_comes_and_goes_while_the_store_is_away_takes_the_room_of_one_connect_and_one_end() {
+    let mut fixture = Fixture::new().await;
+    for method in ["record_connects", "record_disconnects"] {
+        fixture.store.fail(method, away());
+    }
+    for flap in 0..1_000 {
+        drop(fixture.connect());
+        if flap % 100 == 0 {
+            assert_eq!(fixture.times.flush().await, Err(away()));
+        }
+        assert_eq!(fixture.times.queued(), (2, 2), "{flap}");
+    }
+    let (guard, _) = fixture.connect();
+    assert_eq!(fixture.times.queued(), (1, 2));
+    for method in ["record_connects", "record_disconnects"] {
+        fixture.store.mend(method);
+    }
+    fixture.times.flush().await.unwrap();
+    assert_eq!((fixture.row().await.as_str(), fixture.events()), ("0 0 -", 2));
+    assert_eq!(fixture.times.queued(), (0, 0));
+    drop(guard);
 }
 
 #[tokio::test(start_paused = true)]
