@@ -31,9 +31,11 @@ const MAX_ROWS: usize = 256;
 /// Rows of tunnels in one statement.
 const MAX_TUNNELS: usize = 1_024;
 
-/// Pauses after a failure: the first, and the longest.
+/// Pauses after a failure: the first, and the longest. A lock on one table, or a pool without a connection, does not keep
+/// heartbeats from being written, so that their recovery ends no pause: what waited goes on within five seconds all the same,
+/// two of which are for the statements themselves.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const MAX_PAUSE: Duration = Duration::from_secs(10);
+const MAX_PAUSE: Duration = Duration::from_secs(3);
 
 /// How long a heartbeat may take; a later one says nothing.
 const BEAT_LIMIT: Duration = HEARTBEAT;

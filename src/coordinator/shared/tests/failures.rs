@@ -176,6 +176,36 @@ async fn what_is_refused_is_tried_again_and_keeps_nothing_else_from_being_writte
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_refused_while_heartbeats_are_written_goes_on_within_five_seconds() {
+    for what in ["put_peers", "put_tunnels", "peers"] {
+        let replicas = Replicas::in_memory(2);
+        let (agent, mut client) = pair(&replicas).await;
+        let more = replicas.agent(1, 3);
+        more.update(30);
+        replicas.settle().await;
+        for way in &replicas.ways {
+            way.refuse(Some(what));
+        }
+        agent.update(11);
+        client.tunnel(id(3));
+        // Until the pauses are as long as they become, and one has just begun.
+        tokio::time::sleep(Duration::from_mins(3)).await;
+        let tried = || replicas.ways.iter().map(|way| way.calls(&[what])).sum::<usize>();
+        let before = tried();
+        eventually(async || tried() > before).await;
+        for way in &replicas.ways {
+            way.refuse(None);
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(row(&replicas, 1, 1), Some((false, encoded(11))), "{what}");
+        assert_eq!(replicas.tables().rows().tunnels.len(), 2, "{what}");
+        let mut told = client.told().await;
+        told.sort();
+        assert_eq!(told, [new(1, 11), new(3, 30)], "{what}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_database_that_falls_back_to_a_copy_gets_back_what_it_has_forgotten_and_nobody_is_gone() {
     let replicas = Replicas::in_memory(2);
     let (mut agent, mut client) = pair(&replicas).await;
