@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::coordinator::shared::notices::{self, Notice};
+use crate::coordinator::shared::replicas::HEARTBEAT;
 
 /// Runs every case in both settings.
 macro_rules! cases {
@@ -182,14 +183,17 @@ async fn tn_067_heartbeats_are_published_every_two_seconds(replicas: Replicas) {
             break tokio::time::Instant::now();
         }
     };
-    let first = next().await;
-    let mut last = first;
+    // Where time is driven, only the database takes some.
+    let (least, most) = match replicas.tables {
+        Some(_) => (HEARTBEAT.mul_f64(0.99), HEARTBEAT.mul_f64(1.01)),
+        None => (HEARTBEAT.mul_f64(0.75), HEARTBEAT * 5),
+    };
+    let mut last = next().await;
     for _ in 0..3 {
         let at = next().await;
-        assert!(at - last >= Duration::from_millis(1_500), "{:?}", at - last);
+        assert!(at - last >= least && at - last <= most, "{:?}", at - last);
         last = at;
     }
-    assert!(last - first < Duration::from_secs(20), "{:?}", last - first);
 }
 
 /// A client that hears of a peer of another replica.
