@@ -9,10 +9,13 @@
 
 mod support;
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use drpcd::clock::Clock;
 use serde_json::Value;
 use support::postgres::{self, Shutdown};
 use support::{Data, Go, SeededAgent, Server, go};
@@ -21,10 +24,27 @@ use uuid::Uuid;
 /// Within this all agents of a replica that died have to be back at another.
 const BACK: Duration = Duration::from_secs(30);
 
-/// What agents may have been answered for and is not stored yet when a process is killed: statistics of one second, from
-/// agents that report twice a minute, with what a crowd of them bunches up.
-fn unflushed(agents: usize) -> i64 {
-    i64::try_from(agents / 10).unwrap() + 5
+/// How often agents tell their statistics, and how long those wait for company at the server, in seconds.
+const STATS_INTERVAL: i64 = 5;
+const STATS_FLUSH: i64 = 1;
+
+/// By how many standard deviations the agents of a flush may be more than their mean: they came by chance.
+const CHANCE: i64 = 3;
+
+/// How many statistics may have been answered for and are not stored yet when a process with so many agents is killed: those
+/// of one flush.
+fn unflushed(agents: i64) -> i64 {
+    let mean = (agents * STATS_FLUSH + STATS_INTERVAL - 1) / STATS_INTERVAL;
+    mean + (CHANCE * CHANCE * mean).isqrt()
+}
+
+/// How often each line is there.
+fn counted(lines: impl Iterator<Item = String>) -> HashMap<String, u64> {
+    let mut counts = HashMap::new();
+    for line in lines {
+        *counts.entry(line).or_default() += 1;
+    }
+    counts
 }
 
 /// Agents that work, on replicas that a test disturbs.
@@ -55,7 +75,8 @@ impl Kit {
         }
         let data = Data::on(&database, &seed);
         fs::write(data.path().join("tokens"), tokens).unwrap();
-        let mut all = vec!["--agent-stats-refresh-interval", "5s"];
+        let interval = format!("{STATS_INTERVAL}s");
+        let mut all = vec!["--agent-stats-refresh-interval", &interval];
         all.extend(flags);
         let server = data.serve_replicas(replicas, &all);
         Some(Self {
@@ -68,7 +89,7 @@ impl Kit {
 
     /// Lets all agents work for `seconds`, with a log line each second for most of it.
     fn work(&self, seconds: u64) -> Option<Go> {
-        let tokens = self.data.path().join("tokens");
+        let (tokens, taken) = (self.data.path().join("tokens"), self.taken());
         let (duration, scripts) = (format!("{seconds}s"), format!("{}s", seconds * 3 / 4));
         let flags = [
             "--tokens",
@@ -78,15 +99,22 @@ impl Kit {
             "--calm",
             "--scripts",
             &scripts,
+            "--taken",
+            taken.to_str().unwrap(),
         ];
         go("soak", self.server.agent(), &flags)
     }
 
-    /// A client of the owner with a tunnel to each of `ids`, at a replica.
-    fn client(&self, replica: usize, ids: &[String], seconds: u64) -> Option<Go> {
+    /// Where the log lines are noted that agents were told are stored.
+    fn taken(&self) -> PathBuf {
+        self.data.path().join("taken")
+    }
+
+    /// A client of the owner with a tunnel to each of `ids`, where `place` says.
+    fn client(&self, place: SeededAgent, ids: &[String], seconds: u64) -> Option<Go> {
         let user = SeededAgent {
             token: self.data.client_token("ada"),
-            ..self.server.agent_at(replica)
+            ..place
         };
         let duration = format!("{seconds}s");
         let mut flags = vec!["--duration", duration.as_str()];
@@ -124,8 +152,8 @@ impl Kit {
         rows.iter().map(parse).collect()
     }
 
-    /// Checks what agents were answered for against what is stored.
-    fn check(&self, result: &Value, killed: bool) {
+    /// Checks what agents were answered for against what is stored; so many of them were at a replica that was killed.
+    fn check(&self, result: &Value, killed: i64) {
         // The two long streams end with their session, and a call that is under way may; it is made again over the next.
         let failed = result["failed_by"].as_object().unwrap().iter();
         let calls = failed.filter(|(method, _)| !["Coordinate", "StreamDERPMaps"].contains(&method.as_str()));
@@ -133,14 +161,27 @@ impl Kit {
         let sessions = result["connections"].as_u64().unwrap() - u64::try_from(self.agents).unwrap();
         assert!(calls <= sessions, "{result:#}");
         let answered = |method: &str| result["answered"][method].as_i64().unwrap_or(0);
-        // Lines of the first and the last word are logged too, and one that was not answered may be stored.
-        let lines = self.data.number("SELECT count(*) FROM workspace_agent_logs");
-        let told = result["log_lines"].as_i64().unwrap();
-        assert!(lines >= told, "{lines} of {told} log lines are stored");
+        // One that was not answered may be stored, and be stored again.
+        let lines = self
+            .data
+            .query("SELECT agent_id, output FROM workspace_agent_logs");
+        let (lines, stored) = (lines.len(), counted(lines.into_iter()));
+        let taken = fs::read_to_string(self.taken()).unwrap();
+        assert_eq!(
+            taken.lines().count(),
+            result["log_lines"].as_u64().unwrap() as usize
+        );
+        for (line, times) in counted(taken.lines().map(ToOwned::to_owned)) {
+            let found = stored.get(&line).copied().unwrap_or(0);
+            assert!(
+                found >= times,
+                "{line:?} was told {times} times and is stored {found} times"
+            );
+        }
         // The first report of each connection says nothing.
         let connections = result["connections"].as_i64().unwrap();
         let told = answered("UpdateStats") - connections;
-        let lost = if killed { unflushed(self.agents) } else { 0 };
+        let lost = unflushed(killed);
         let rows = || self.data.number("SELECT count(*) FROM workspace_agent_stats");
         // The last ones are on their way for a second.
         let stored = support::eventually(|| rows() + lost >= told);
@@ -169,13 +210,13 @@ fn one_of_three_dies(agents: usize, seconds: u64) {
     let Some(work) = kit.work(seconds) else { return };
     kit.await_connected();
     let mut kit = kit;
-    let (_, dying) = kit.replicas().swap_remove(0);
+    let (its, dying) = kit.replicas().swap_remove(0);
     let index = index_of(&kit, &dying);
     let ids = kit.data.query(&format!(
         "SELECT id FROM workspace_agents WHERE parent_id IS NULL AND last_connected_replica_id = '{dying}'
         ORDER BY id LIMIT 5"
     ));
-    let survivor = (index + 1) % 3;
+    let survivor = kit.server.agent_at((index + 1) % 3);
     let mut client = kit.client(survivor, &ids, seconds).unwrap();
     for _ in &ids {
         client.await_start("NODE");
@@ -228,7 +269,7 @@ fn one_of_three_dies(agents: usize, seconds: u64) {
     // Those of the dead replica connected twice, nobody else did.
     let connections = usize::try_from(result["connections"].as_u64().unwrap()).unwrap();
     assert!(connections < 2 * agents, "{result:#}");
-    kit.check(&result, true);
+    kit.check(&result, its);
 }
 
 #[test]
@@ -242,34 +283,69 @@ fn one_of_three_replicas_dies_under_300_agents() {
     one_of_three_dies(300, 150);
 }
 
+/// Within a fifth of the time that a server has for ending its sessions at most a third of them may end: one in a row would
+/// be a fifth of them.
+fn assert_even(ended: &[u64], drain: Duration) {
+    let fifth = u64::try_from(drain.as_millis()).unwrap() / 5;
+    for (index, first) in ended.iter().enumerate() {
+        let within = ended[index..].iter().filter(|at| **at < first + fifth).count();
+        assert!(
+            within <= ended.len().div_ceil(3),
+            "{within} sessions ended within {fifth} ms: {ended:?}"
+        );
+    }
+}
+
 #[test]
 fn a_rolling_restart_ends_sessions_evenly_and_loses_nothing() {
     const AGENTS: usize = 30;
-    let Some(kit) = Kit::new(2, AGENTS, &["--drain-time", "4s"]) else {
+    const DRAIN: Duration = Duration::from_secs(8);
+    /// Longer than a client waits between two dials, and for what it is told then.
+    const TOLD: Duration = Duration::from_secs(10);
+    let Some(kit) = Kit::new(2, AGENTS, &["--drain-time", "8s"]) else {
         return;
     };
-    let Some(work) = kit.work(60) else { return };
+    let Some(work) = kit.work(75) else { return };
     kit.await_connected();
     let mut kit = kit;
+    let ids = kit
+        .data
+        .query("SELECT id FROM workspace_agents WHERE parent_id IS NULL ORDER BY id LIMIT 1");
+    let mut client = kit.client(kit.server.agent().clone(), &ids, 120).unwrap();
+    client.await_start("NODE");
+    let now = || u64::try_from(Clock::system().now().as_micros() / 1_000).unwrap();
+    let mut drained = Vec::new();
     for replica in 0..2 {
-        let drained = Instant::now();
+        let began = now();
         assert_eq!(
             kit.server.stop_replica(replica),
             Some(0),
             "{}",
             kit.data.log_of(replica)
         );
-        // The last of them ended after most of the time for it.
-        assert!(
-            drained.elapsed() > Duration::from_secs(2),
-            "{:?}",
-            drained.elapsed()
-        );
+        drained.push(began..now());
         kit.server.start_replica(replica);
         kit.await_connected();
     }
+    std::thread::sleep(TOLD);
+    client.terminate();
+    let (report, _) = client.finish();
+    let events = report["events"].as_array().unwrap();
+    let last = |what: &str| events.iter().rposition(|event| event["what"] == *what);
+    assert!(report["connections"].as_u64().unwrap() > 1, "{report:#}");
+    assert!(last("NODE") > last("connected").max(last("LOST")), "{report:#}");
+    assert_eq!(last("DISCONNECTED"), None, "{report:#}");
+
     let (result, _) = work.finish();
-    let connections = usize::try_from(result["connections"].as_u64().unwrap()).unwrap();
-    assert!(connections > AGENTS, "{result:#}");
-    kit.check(&result, false);
+    let ended = result["ended_at_ms"].as_array().unwrap().iter();
+    let mut ended: Vec<_> = ended.map(|at| at.as_u64().unwrap()).collect();
+    ended.sort_unstable();
+    for during in drained {
+        let (mut its, (start, end)) = (ended.clone(), (during.start, during.end));
+        its.retain(|at| during.contains(at));
+        // Each of two replicas has about half of the agents, or all of them.
+        assert!(its.len() >= AGENTS / 3, "{start} to {end}: {ended:?}");
+        assert_even(&its, DRAIN);
+    }
+    kit.check(&result, 0);
 }

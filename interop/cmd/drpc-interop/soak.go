@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/drpcd/drpcd/interop/internal/agent"
 )
 
@@ -41,6 +43,34 @@ type soakResult struct {
 	FailedBy map[string]int `json:"failed_by"`
 	// Errors are those of calls, of ends that were not the agents' own doing, and of deaths.
 	Errors []string `json:"errors"`
+	// EndedAt are the Unix times, in milliseconds, of sessions that ended before their agent did, and of failed dials.
+	EndedAt []int64 `json:"ended_at_ms"`
+}
+
+// takenLines notes in a file what agents were told is stored: a line for each of theirs, the agent's id before it.
+type takenLines struct {
+	mu   sync.Mutex
+	file *os.File
+	text *bufio.Writer
+}
+
+func createTakenLines(path string) (*takenLines, error) {
+	file, err := os.Create(path)
+	if err != nil {
+		return nil, err
+	}
+	return &takenLines{file: file, text: bufio.NewWriter(file)}, nil
+}
+
+func (t *takenLines) add(id uuid.UUID, output string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	// What cannot be written is told when the file is closed.
+	_, _ = fmt.Fprintln(t.text, id, output)
+}
+
+func (t *takenLines) close() error {
+	return errors.Join(t.text.Flush(), t.file.Close())
 }
 
 // runSoak lets agents come and go: each works as a real one does, is cut now and then, stops or is killed, and starts
@@ -52,6 +82,7 @@ func runSoak(ctx context.Context, flags *flag.FlagSet, args []string) (any, bool
 	seed := flags.Uint64("seed", 1, "of the random choices")
 	calm := flags.Bool("calm", false, "nobody is cut or ends before the time is over")
 	scripts := flags.Duration("scripts", 0, "how long start scripts take, a log line a second; 0 is a few seconds")
+	taken := flags.String("taken", "", "file for the log lines that the server has taken, each with its agent's id")
 	if err := parse(flags, args); err != nil {
 		return nil, false, err
 	}
@@ -59,9 +90,15 @@ func runSoak(ctx context.Context, flags *flag.FlagSet, args []string) (any, bool
 	if err != nil {
 		return nil, false, err
 	}
+	var lines *takenLines
+	if *taken != "" {
+		if lines, err = createTakenLines(*taken); err != nil {
+			return nil, false, err
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, *duration)
 	defer cancel()
-	result := &soakResult{Agents: len(list), Statuses: map[string]int{}, Answered: map[string]int{}, FailedBy: map[string]int{}, Errors: []string{}}
+	result := &soakResult{Agents: len(list), Statuses: map[string]int{}, Answered: map[string]int{}, FailedBy: map[string]int{}, Errors: []string{}, EndedAt: []int64{}}
 	var mu sync.Mutex
 	var wait sync.WaitGroup
 	for i, token := range list {
@@ -71,6 +108,9 @@ func runSoak(ctx context.Context, flags *flag.FlagSet, args []string) (any, bool
 		}
 		config := agent.Config{Dial: *options}
 		config.Dial.Token = token
+		if lines != nil {
+			config.Took = lines.add
+		}
 		wait.Add(1)
 		go func() {
 			defer wait.Done()
@@ -104,6 +144,11 @@ func runSoak(ctx context.Context, flags *flag.FlagSet, args []string) (any, bool
 		}()
 	}
 	wait.Wait()
+	if lines != nil {
+		if err := lines.close(); err != nil {
+			return nil, false, err
+		}
+	}
 	return result, result.Failed == 0 && len(result.Errors) == 0, nil
 }
 
@@ -130,6 +175,7 @@ func (r *soakResult) add(report *agent.Report) {
 			r.note("%s: %s", method, text)
 		}
 	}
+	r.EndedAt = append(r.EndedAt, report.RedialedAt()...)
 	for _, redial := range report.Redials {
 		if redial.Error != "cut" {
 			r.note("session ended: %s", redial.Error)

@@ -59,6 +59,8 @@ type Config struct {
 	Use bool
 	// Progress gets a line per step.
 	Progress io.Writer
+	// Took is told of each log line that the server has taken.
+	Took func(agent uuid.UUID, output string)
 }
 
 // fatal marks an error that would end a real agent's process.

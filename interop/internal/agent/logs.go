@@ -172,6 +172,12 @@ func (c *connection) sendLogs(ctx context.Context) error {
 			return err
 		}
 		c.logs.sent(source, len(lines), time.Now(), response.LogLimitExceeded)
+		if c.config.Took != nil && !response.LogLimitExceeded {
+			id := c.agentID()
+			for _, line := range request.Logs {
+				c.config.Took(id, line.Output)
+			}
+		}
 		c.report.update(func(r *Report) {
 			r.LogLimitExceeded = response.LogLimitExceeded
 			if !response.LogLimitExceeded {
@@ -179,6 +185,14 @@ func (c *connection) sendLogs(ctx context.Context) error {
 			}
 		})
 	}
+}
+
+// agentID is what the manifest says, without which there is nothing to log.
+func (a *Agent) agentID() uuid.UUID {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	id, _ := uuid.FromBytes(a.manifest.GetAgentId())
+	return id
 }
 
 // state is whether the server has said that its limit is reached, and how many lines found no room.

@@ -87,6 +87,15 @@ type Report struct {
 	SubAgentManifest json.RawMessage `json:"sub_agent_manifest,omitempty"`
 }
 
+// RedialedAt are the Unix times, in milliseconds, of the ends in Redials.
+func (r *Report) RedialedAt() []int64 {
+	times := make([]int64, 0, len(r.Redials))
+	for _, redial := range r.Redials {
+		times = append(times, r.start.UnixMilli()+redial.AtMS)
+	}
+	return times
+}
+
 // Held is whether what was asked for held.
 func (r *Report) Held() bool { return r.OK }
 
