@@ -35,6 +35,15 @@ impl Call {
     fn is_answered(&self) -> bool {
         self.answers.last().is_some_and(CallFrame::is_last_word)
     }
+
+    /// Whether `other` has as many answers as this call must have. Who plays an agent waits for what had come when it gave the
+    /// call up, as the agent did.
+    fn has_as_many_answers(&self, other: &Self) -> bool {
+        match self.given_up_at {
+            Some(at) => other.answers.len() >= at,
+            None => other.answers.len() == self.answers.len(),
+        }
+    }
 }
 
 /// Assembles packets of their frames.
@@ -143,8 +152,8 @@ const CODEC_ERRORS: [&str; 3] = [
 ];
 
 /// Compares the answers of two captures in which the agent said the same: kinds, ids, codes, texts and payloads, in their order
-/// within each stream. Times, chunks, credit and the order between streams are nothing. A call that the agent gave up may
-/// have had any number of its answers by then.
+/// within each stream. Times, chunks, credit and the order between streams are nothing. A call that the agent gave up has
+/// at least the answers that had come by then; how many more is open.
 pub fn compare(first: &Capture, second: &Capture) -> Vec<Difference> {
     let (first, second) = (first.calls(), second.calls());
     let mut differences = Vec::new();
@@ -157,7 +166,6 @@ pub fn compare(first: &Capture, second: &Capture) -> Vec<Difference> {
                 what,
             });
         };
-        let given_up = call.given_up_at.is_some();
         let both = call.answers.iter().zip(&other.answers);
         if let Some((at, (one, two))) = (1..).zip(both).find(|(_, (one, two))| normal(one) != normal(two)) {
             differs(format!(
@@ -165,9 +173,12 @@ pub fn compare(first: &Capture, second: &Capture) -> Vec<Difference> {
                 shown(one),
                 shown(two)
             ));
-        } else if call.answers.len() != other.answers.len() && !given_up {
+        } else if !call.has_as_many_answers(&other) {
             let (one, two) = (call.answers.len(), other.answers.len());
-            differs(format!("{one} answers in the first, {two} in the second"));
+            differs(match call.given_up_at {
+                Some(at) => format!("given up after {at} answers in the first, {two} in the second"),
+                None => format!("{one} answers in the first, {two} in the second"),
+            });
         } else if call.ended.is_some() && call.ended != other.ended {
             let [one, two] = [call.ended, other.ended].map(|ended| match ended {
                 Some(Ended::Fin) => "ended in good order",

@@ -101,6 +101,49 @@ fn another_answer_is_a_difference_and_another_time_is_none() {
     }
 }
 
+/// Two messages of a stream, of which the agent waits for one and gives the call up.
+const GIVEN_UP: &str = "\
+drpcd capture 1
+request /api/v2/workspaceagents/me/rpc?version=2.8
+status 101
+
+0.000120 > binary
+  data syn stream 1 length 25
+  invoke 1/1 done \"/t/Count\"
+  message 1/2 done 0a03.\"9 9\"
+  close-send 1/3 done -
+0.001000 < binary
+  data ack stream 1 length 7
+  message 1/1 done 0a01.\"0\"
+0.002000 > binary
+  window fin stream 1 length 0
+0.002500 < binary
+  data stream 1 length 7
+  message 1/2 done 0a01.\"1\"
+0.003000 < binary
+  window fin stream 1 length 0
+";
+
+#[test]
+fn a_call_that_was_given_up_has_the_answers_that_had_come_by_then() {
+    let first = Capture::parse(GIVEN_UP).unwrap();
+    assert_eq!(first.calls()[&1].given_up_at, Some(1));
+    let of = |text: &str| Capture::parse(text).unwrap();
+    let later = "0.002500 < binary\n  data stream 1 length 7\n  message 1/2 done 0a01.\"1\"\n";
+    let fewer = GIVEN_UP.replace(later, "");
+    assert_eq!(compare(&first, &of(&fewer)), []);
+    let more = GIVEN_UP.replace(later, &(later.to_owned() + &later.replace("1/2", "1/3")));
+    assert_eq!(compare(&first, &of(&more)), []);
+    let none = fewer.replace(
+        "data ack stream 1 length 7\n  message 1/1 done 0a01.\"0\"",
+        "window ack stream 1 length 0",
+    );
+    assert_eq!(
+        compare(&first, &of(&none))[0].what,
+        "given up after 1 answers in the first, 0 in the second"
+    );
+}
+
 #[test]
 fn bad_lines_are_named() {
     for (text, wrong) in [
