@@ -8,7 +8,7 @@ use proptest::test_runner::{RngAlgorithm, TestRng};
 use super::support::peer::{
     cancel, close, close_send, control, error, invoke, metadata, part, shown, text, value,
 };
-use super::support::raw::{drpc, frame};
+use super::support::raw::{DATA, FIN, RST, call, drpc, frame};
 
 /// Bytes that are sent at once.
 #[derive(Clone, Debug)]
@@ -17,11 +17,7 @@ pub(super) struct Step(pub(super) Vec<u8>);
 #[derive(Clone, Debug)]
 pub(super) enum Program {
     /// On one stream.
-    Transport {
-        steps: Vec<Step>,
-        /// Each packet is a step of its own, so that none can overtake the handler that it finds.
-        paced: bool,
-    },
+    Transport(Vec<Step>),
     /// Frames of a session of their own.
     Session(Vec<Step>),
 }
@@ -29,7 +25,7 @@ pub(super) enum Program {
 impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (kind, steps) = match self {
-            Self::Transport { steps, .. } => ("transport", steps),
+            Self::Transport(steps) => ("transport", steps),
             Self::Session(steps) => ("session", steps),
         };
         let steps: Vec<_> = steps.iter().map(|Step(bytes)| shown(bytes)).collect();
@@ -60,7 +56,7 @@ impl Random {
 }
 
 /// Methods, and what is sent to them.
-const METHODS: [(&str, &[&str]); 14] = [
+pub(super) const METHODS: [(&str, &[&str]); 14] = [
     ("/t/Echo", &["hi", ""]),
     ("/t/Fail", &["0 boom", "7 no", "12 "]),
     ("/t/FailLong", &["5000"]),
@@ -87,19 +83,14 @@ impl Program {
         let mut random = Random(TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
         match random.below(8) {
             0 => Self::Session(session(&mut random)),
-            1..=2 => Self::Transport {
-                steps: mutated(&mut random),
-                paced: false,
-            },
-            _ => Self::Transport {
-                steps: operations(&mut random).into_iter().map(Step).collect(),
-                paced: true,
-            },
+            1..=2 => Self::Transport(mutated(&mut random)),
+            _ => Self::Transport(operations(&mut random).into_iter().map(Step).collect()),
         }
     }
 }
 
-/// Packets that mean something, each a step of its own, in an order that may not.
+/// Packets that mean something, each a step of its own so that none can overtake the handler that it finds, in an order that
+/// may not.
 fn operations(random: &mut Random) -> Vec<Vec<u8>> {
     let (mut sid, mut mid) = (1, 1);
     let mut steps = Vec::new();
@@ -155,7 +146,33 @@ fn operations(random: &mut Random) -> Vec<Vec<u8>> {
         }
         mid += 1;
     }
+    for step in &mut steps {
+        if random.one_in(16) {
+            lengthen(random, step);
+        }
+        if random.one_in(24) {
+            // The control bit means nothing to kinds that are known.
+            step[0] |= 0x80;
+        }
+    }
     steps
+}
+
+/// Writes a number of the first header in more bytes than it needs.
+fn lengthen(random: &mut Random, packet: &mut Vec<u8>) {
+    let last =
+        |packet: &[u8], from: usize| from + packet[from..].iter().position(|byte| byte & 0x80 == 0).unwrap();
+    let mut begin = 1;
+    for _ in 0..random.below(3) {
+        begin = last(packet, begin) + 1;
+    }
+    let end = last(packet, begin);
+    // Ten bytes is the most that a number may have.
+    let more = 1 + random.below(9 - (end - begin));
+    packet[end] |= 0x80;
+    let rest = packet.split_off(end + 1);
+    packet.extend(std::iter::repeat_n(0x80, more - 1).chain([0]));
+    packet.extend(rest);
 }
 
 /// The same with wrong bytes, in chunks that have nothing to do with packets.
@@ -181,6 +198,9 @@ fn mutated(random: &mut Random) -> Vec<Step> {
     steps
 }
 
+/// Streams that frames of a session name. Session frames are of the first.
+pub(super) const STREAMS: [u32; 6] = [0, 1, 2, 3, 5, 7];
+
 /// yamux frames, each a step of its own.
 fn session(random: &mut Random) -> Vec<Step> {
     (0..=random.below(8))
@@ -189,7 +209,11 @@ fn session(random: &mut Random) -> Vec<Step> {
             let flags = random.pick(&[0, 0, 1, 1, 1, 2, 4, 4, 8, 3, 5, 6, 0x10, 0x8001]);
             let id = random.pick(&[1, 1, 1, 3, 3, 5, 7, 0, 2]);
             let mut bytes = match kind {
-                0 => frame(0, flags, id, 0, &random.bytes(20)),
+                // A call whose answer nothing cuts off, or anything.
+                DATA if flags & (FIN | RST) == 0 && random.one_in(3) => {
+                    frame(DATA, flags, id, 0, &call(1, "/t/Echo", &value("hi")))
+                }
+                DATA => frame(DATA, flags, id, 0, &random.bytes(20)),
                 // Pings and goodbyes are of the session.
                 2 | 3 => frame(kind, flags, 0, u32::try_from(random.below(4)).unwrap(), &[]),
                 _ => frame(kind, flags, id, u32::try_from(random.below(1_000)).unwrap(), &[]),

@@ -58,6 +58,8 @@ pub struct Peer {
     pub current: u32,
     next: u32,
     pub control: Vec<Control>,
+    /// yamux frames that have come.
+    pub frames: u32,
     /// First byte, mask bit and payload length of each WebSocket frame with data.
     pub messages: Vec<(u8, bool, usize)>,
     /// Whether what comes is credited at once.
@@ -93,6 +95,7 @@ impl Peer {
             current: 0,
             next: 1,
             control: Vec::new(),
+            frames: 0,
             messages: Vec::new(),
             credits: true,
             ended: false,
@@ -291,6 +294,7 @@ impl Peer {
         }
         let data = self.payload[12..12 + body].to_vec();
         self.payload.drain(..12 + body);
+        self.frames += 1;
         self.wrote(&format!(
             "< type {kind} flags {flags} stream {id} length {length} {}",
             shown(&data)
