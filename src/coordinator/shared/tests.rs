@@ -408,6 +408,9 @@ mod three_with_triggers {
     );
 }
 
+/// What says nothing of a database is left to paused time: 600 looks at a node that changes (tn_057, most of a minute here),
+/// bounds, and wakers (tn_061). A handler that panics (tn_056) is the service's; to a coordinator it is a connection that is
+/// dropped, as in tn_046.
 mod two_on_postgres {
     use super::*;
 
@@ -433,6 +436,7 @@ mod two_on_postgres {
         tn_053_a_stranger_in_the_list_costs_the_others_nothing
         tn_054_goodbye_and_readiness_in_one_request
         tn_035_and_055_a_request_with_a_bad_id_changes_nothing
+        tn_058_two_stalled_peers_that_go_are_cleaned_up_once
         tn_059_readiness_for_a_stalled_client_costs_the_agent_nothing
         tn_060_closing_tells_of_losses_then_ends_every_stream_and_those_that_come_later
         tn_062_many_peers_come_in_several_responses

@@ -1,7 +1,10 @@
 //! A database that goes away, forgets, refuses, or does not say what it did.
 
+use std::task::{Context, Wake, Waker};
+
 use super::super::replicas::HEARTBEAT;
 use super::*;
+use crate::proto::tailnet::{CoordinateRequest, coordinate_request};
 
 fn new(number: u128, home: i32) -> Told {
     (id(number), Kind::Node, Some(home))
@@ -173,6 +176,45 @@ async fn what_is_refused_is_tried_again_and_keeps_nothing_else_from_being_writte
     way.refuse(None);
     replicas.settle().await;
     assert_eq!(row(&replicas, 1, 0), None);
+}
+
+/// A waker that panics.
+struct Panics;
+
+impl Wake for Panics {
+    fn wake(self: Arc<Self>) {
+        panic!("a waker panics, as the test wants");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn tn_061_a_panic_while_a_peer_is_cleaned_up_leaves_the_coordinator_usable() {
+    let replicas = Replicas::in_memory(2);
+    let (agent, mut client) = pair(&replicas).await;
+    let coordinator = &replicas.coordinators[0];
+    let watcher = coordinator.connect(id(9), "watcher", Role::Client);
+    watcher
+        .handle(CoordinateRequest {
+            add_tunnel: Some(coordinate_request::Tunnel {
+                id: id(1).0.as_bytes().to_vec(),
+            }),
+            ..CoordinateRequest::default()
+        })
+        .unwrap();
+    replicas.settle().await;
+    let panics = Waker::from(Arc::new(Panics));
+    while watcher
+        .poll_response(&mut Context::from_waker(&panics))
+        .is_ready()
+    {}
+    drop(agent);
+    let lost = (id(1), Kind::Lost, None);
+    assert_eq!(told_until(&mut client, lost).await, [lost]);
+    let again = replicas.agent(1, 1);
+    again.update(11);
+    assert_eq!(told_until(&mut client, new(1, 11)).await, [new(1, 11)]);
+    coordinator.close().await.unwrap();
+    assert_eq!(ended(&mut client).await, ["coordinator closed"]);
 }
 
 #[tokio::test(start_paused = true)]
