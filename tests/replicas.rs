@@ -169,7 +169,7 @@ impl Kit {
         let taken = fs::read_to_string(self.taken()).unwrap();
         assert_eq!(
             taken.lines().count(),
-            result["log_lines"].as_u64().unwrap() as usize
+            usize::try_from(result["log_lines"].as_u64().unwrap()).unwrap()
         );
         for (line, times) in counted(taken.lines().map(ToOwned::to_owned)) {
             let found = stored.get(&line).copied().unwrap_or(0);
@@ -225,8 +225,9 @@ fn one_of_three_dies(agents: usize, seconds: u64) {
     let killed = Instant::now();
     kit.server.turn_away();
     kit.server.kill_replica(index);
-    // Longer than a replica may be silent, so that its peers count as lost before they are back.
-    std::thread::sleep(Duration::from_secs(8));
+    // Its peers count as lost once it was silent for long enough, and are back after that.
+    let told = |what: &str| -> Vec<String> { ids.iter().map(|id| format!("{what} {id}")).collect() };
+    client.await_all(&told("LOST"));
     kit.server.let_in();
     let gone = format!(
         "SELECT count(*) FROM workspace_agents WHERE parent_id IS NULL AND last_connected_replica_id = '{dying}'"
@@ -251,6 +252,7 @@ fn one_of_three_dies(agents: usize, seconds: u64) {
     );
     assert!(returned.elapsed() < Duration::from_secs(5));
 
+    client.await_all(&told("NODE"));
     client.terminate();
     let (report, _) = client.finish();
     for id in &ids {

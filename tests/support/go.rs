@@ -79,8 +79,8 @@ impl Go {
 
     /// Waits for lines of progress, in any order.
     #[track_caller]
-    pub fn await_all(&mut self, wanted: &[&str]) {
-        let mut missing = wanted.to_vec();
+    pub fn await_all(&mut self, wanted: &[impl AsRef<str>]) {
+        let mut missing: Vec<&str> = wanted.iter().map(AsRef::as_ref).collect();
         while !missing.is_empty() {
             let what = missing.join("\" and \"");
             self.await_progress(&what, |line| {
