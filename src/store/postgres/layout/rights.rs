@@ -136,7 +136,7 @@ mod tests {
     use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 
     use super::*;
-    use crate::store::postgres::layout::examine;
+    use crate::store::postgres::layout::tests;
     use crate::store::testing::coder;
 
     const GRANTS: &str = include_str!("../../../../docs/coder-grants.sql");
@@ -155,15 +155,7 @@ mod tests {
 
     /// What the role lacks after `sql`.
     async fn missing_after(connection: &mut PgConnection, sql: &str) -> Vec<String> {
-        let mut transaction = connection.begin().await.unwrap();
-        let sql = format!("{sql}; SET LOCAL ROLE {ROLE}");
-        transaction
-            .execute(sqlx::raw_sql(AssertSqlSafe(sql)))
-            .await
-            .unwrap();
-        let schema = examine(&mut transaction).await.unwrap();
-        transaction.rollback().await.unwrap();
-        schema.missing
+        tests::missing_after(connection, &format!("{sql}; SET LOCAL ROLE {ROLE}")).await
     }
 
     #[tokio::test]
@@ -171,7 +163,7 @@ mod tests {
         let Some(database) = coder::deployment() else {
             return;
         };
-        let mut connection = PgConnection::connect(database.url()).await.unwrap();
+        let mut connection = tests::connect(&database).await;
         // Never committed, so no other test sees the role.
         let mut connection = connection.begin().await.unwrap();
         granted(&mut connection).await;
@@ -241,7 +233,7 @@ mod tests {
         let Some(database) = coder::deployment() else {
             return;
         };
-        let mut connection = PgConnection::connect(database.url()).await.unwrap();
+        let mut connection = tests::connect(&database).await;
         let mut connection = connection.begin().await.unwrap();
         granted(&mut connection).await;
         let sql = "DROP TABLE connection_logs; ALTER TABLE workspace_builds DROP updated_at CASCADE";

@@ -10,12 +10,12 @@ use crate::store::sql::all_statements;
 use crate::store::testing::postgres::Database;
 use crate::store::testing::{Engine, Place, Raw, coder};
 
-async fn connect(database: &Database) -> PgConnection {
+pub(super) async fn connect(database: &Database) -> PgConnection {
     PgConnection::connect(database.url()).await.unwrap()
 }
 
 /// What the database lacks after `sql`, which is undone.
-async fn missing_after(connection: &mut PgConnection, sql: &str) -> Vec<String> {
+pub(super) async fn missing_after(connection: &mut PgConnection, sql: &str) -> Vec<String> {
     let mut transaction = connection.begin().await.unwrap();
     transaction
         .execute(sqlx::raw_sql(AssertSqlSafe(sql.to_owned())))
