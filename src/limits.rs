@@ -256,7 +256,11 @@ pub fn table() -> Vec<Limit> {
         ),
         row(
             "calls that wait for the store",
-            format!("{} of requests", size(patience::MAX_WAITING_BYTES)),
+            format!(
+                "{} of requests; {} of a workspace",
+                size(patience::MAX_WAITING_BYTES),
+                size(patience::MAX_WAITING_BYTES_EACH)
+            ),
             "further calls fail at once",
         ),
         row(

@@ -80,7 +80,7 @@ impl ConnectionLogger for DatabaseLogger {
         let size = log.disconnect_reason.as_ref().map_or(0, String::len);
         let written = self
             .patience
-            .call(size, || self.store.upsert_connection_log(log))
+            .call(log.workspace_id, size, || self.store.upsert_connection_log(log))
             .await;
         Ok(written?)
     }

@@ -148,7 +148,7 @@ impl Enqueuer {
     pub async fn enqueue(&self, notice: &Notice) -> Result<Vec<NotificationId>, EnqueueError> {
         let recipient = self
             .patience
-            .call(0, || {
+            .call(notice.user_id, 0, || {
                 self.store
                     .notification_recipient(notice.user_id, notice.template_id)
             })
@@ -190,7 +190,9 @@ impl Enqueuer {
     async fn insert(&self, message: &NewNotification) -> Result<(), EnqueueError> {
         let inserted = self
             .patience
-            .call(message.payload.len(), || self.store.insert_notification(message))
+            .call(message.user_id, message.payload.len(), || {
+                self.store.insert_notification(message)
+            })
             .await;
         inserted.map_err(|error| {
             if error.is_violation(Violation::NotificationDisabled) {

@@ -5,12 +5,16 @@
 //! amount of memory. Owns when a call is tried again; must never turn an answer of the store, even an error, into
 //! another one.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use uuid::Uuid;
 
 use crate::clock::Clock;
+use crate::ids::{UserId, WorkspaceId};
 use crate::store::StoreError;
 
 /// How long a call waits for the store by default (`--store-wait`).
@@ -23,6 +27,10 @@ pub(crate) const SHORT_STORE_WAIT: Duration = Duration::from_secs(2);
 /// Memory that waiting requests may hold together. A start storm of thousands of agents sends about 1 KiB each; what
 /// goes beyond it fails as it would have without waiting.
 pub(crate) const MAX_WAITING_BYTES: usize = 64 << 20;
+
+/// Of these, what the calls of one workspace may hold, so that none takes the room of all others: two of the largest
+/// requests, or thousands of small ones.
+pub(crate) const MAX_WAITING_BYTES_EACH: usize = 8 << 20;
 
 /// What a waiting call holds beside its payload: its stream, its task's state, its reply.
 const CALL_OVERHEAD: usize = 1 << 10;
@@ -41,12 +49,37 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// takes 1.5 s, the time for a lock or a connection; this follows; the rest is for the answer.
 const MAX_PAUSE: Duration = Duration::from_secs(3);
 
+/// Whose call waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holder(Option<Uuid>);
+
+impl Holder {
+    /// Nobody in particular: what is read once for all.
+    pub(crate) const ALL: Self = Self(None);
+}
+
+/// The agents of a workspace, with its sub agents, which it can make.
+impl From<WorkspaceId> for Holder {
+    fn from(workspace: WorkspaceId) -> Self {
+        Self(Some(workspace.0))
+    }
+}
+
+/// Whoever does something for a user.
+impl From<UserId> for Holder {
+    fn from(user: UserId) -> Self {
+        Self(Some(user.0))
+    }
+}
+
 /// Waits for the store on behalf of calls. Cheap to clone; clones share the memory bound.
 #[derive(Clone, Debug)]
 pub struct Patience {
     clock: Clock,
     wait: Duration,
     memory: Arc<Semaphore>,
+    /// Bytes by holder, while any of its calls waits.
+    held: Arc<Mutex<HashMap<Uuid, usize>>>,
     tries: Arc<Semaphore>,
 }
 
@@ -57,6 +90,7 @@ impl Patience {
             clock,
             wait,
             memory: Arc::new(Semaphore::new(MAX_WAITING_BYTES / PIECE)),
+            held: Arc::default(),
             tries: Arc::new(Semaphore::new(MAX_TRIES_AT_ONCE)),
         }
     }
@@ -64,20 +98,26 @@ impl Patience {
     /// Runs `attempt` until the store answers; `bytes` is the size of the payload that is held meanwhile.
     ///
     /// Fails with [`StoreError::Unavailable`] when the store is away for longer than the set time, or when there is no
-    /// room for one more waiting call. An attempt whose outcome is unknown is made again: `attempt` must be a write
-    /// that may happen twice. Ends with the call when the future is dropped.
-    pub async fn call<T, F>(&self, bytes: usize, mut attempt: impl FnMut() -> F) -> Result<T, StoreError>
+    /// room for one more waiting call, of its holder's or at all. An attempt whose outcome is unknown is made again:
+    /// `attempt` must be a write that may happen twice. Ends with the call when the future is dropped.
+    pub async fn call<T, F>(
+        &self,
+        holder: impl Into<Holder>,
+        bytes: usize,
+        mut attempt: impl FnMut() -> F,
+    ) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, StoreError>>,
     {
         match attempt().await {
-            Err(error) if error.is_unavailable() => self.wait(bytes, error, attempt).await,
+            Err(error) if error.is_unavailable() => self.wait(holder.into(), bytes, error, attempt).await,
             answer => answer,
         }
     }
 
     async fn wait<T, F>(
         &self,
+        holder: Holder,
         bytes: usize,
         mut error: StoreError,
         mut attempt: impl FnMut() -> F,
@@ -86,6 +126,10 @@ impl Patience {
         F: Future<Output = Result<T, StoreError>>,
     {
         let pieces = (bytes + CALL_OVERHEAD).div_ceil(PIECE);
+        let Some(_share) = self.share(holder, pieces * PIECE) else {
+            tracing::warn!("store is away and no more calls of this workspace can wait for it");
+            return Err(error);
+        };
         let Ok(_memory) = self
             .memory
             .try_acquire_many(u32::try_from(pieces).unwrap_or(u32::MAX))
@@ -108,6 +152,48 @@ impl Patience {
             match attempt().await {
                 Err(next) if next.is_unavailable() => error = next,
                 answer => return answer,
+            }
+        }
+    }
+
+    /// Room for `bytes` more of the holder's; `None` if there is none.
+    fn share(&self, holder: Holder, bytes: usize) -> Option<Share<'_>> {
+        if let Some(id) = holder.0 {
+            let mut held = self.held();
+            let with_these = held.get(&id).map_or(bytes, |others| others + bytes);
+            if with_these > MAX_WAITING_BYTES_EACH {
+                return None;
+            }
+            held.insert(id, with_these);
+        }
+        Some(Share {
+            patience: self,
+            holder,
+            bytes,
+        })
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashMap<Uuid, usize>> {
+        // Every holder leaves it whole at each step.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Room that a waiting call holds of its holder's; given back when dropped.
+#[derive(Debug)]
+struct Share<'p> {
+    patience: &'p Patience,
+    holder: Holder,
+    bytes: usize,
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        let Some(id) = self.holder.0 else { return };
+        if let Entry::Occupied(mut held) = self.patience.held().entry(id) {
+            *held.get_mut() -= self.bytes;
+            if *held.get() == 0 {
+                held.remove();
             }
         }
     }
@@ -134,7 +220,7 @@ mod tests {
         let start = patience.clock.monotonic();
         let back_at = start + Duration::from_mins(10);
         let answer = patience
-            .call(0, async || {
+            .call(Holder::ALL, 0, async || {
                 if patience.clock.monotonic() < back_at {
                     Err(away())
                 } else {
@@ -160,7 +246,7 @@ mod tests {
                 patience.clock.sleep(TRY).await;
                 Err(away())
             };
-            assert_eq!(patience.call(0, attempt).await, Ok(()));
+            assert_eq!(patience.call(Holder::ALL, 0, attempt).await, Ok(()));
             let late = start.elapsed().saturating_sub(outage);
             assert!(late < RECOVERY, "{late:?} after {outage:?}");
         }
@@ -170,7 +256,7 @@ mod tests {
     async fn an_answer_is_not_asked_for_again() {
         let tries = Cell::new(0);
         let answer = patience(DEFAULT_STORE_WAIT)
-            .call(0, async || {
+            .call(Holder::ALL, 0, async || {
                 tries.set(tries.get() + 1);
                 Err::<(), _>(StoreError::NoRows)
             })
@@ -182,7 +268,7 @@ mod tests {
     async fn waiting_ends_after_the_set_time() {
         let patience = patience(DEFAULT_STORE_WAIT);
         let start = patience.clock.monotonic();
-        let answer = patience.call(0, async || Err::<(), _>(away())).await;
+        let answer = patience.call(Holder::ALL, 0, async || Err::<(), _>(away())).await;
         assert_eq!(answer, Err(away()));
         let waited = start.elapsed();
         assert!(
@@ -195,18 +281,60 @@ mod tests {
     async fn waiting_calls_hold_a_bounded_amount_of_memory() {
         let patience = patience(DEFAULT_STORE_WAIT);
         let start = patience.clock.monotonic();
-        let mut big = Box::pin(patience.call(MAX_WAITING_BYTES - 2 * CALL_OVERHEAD, async || {
-            Err::<(), _>(away())
-        }));
+        let mut big = Box::pin(patience.call(
+            Holder::ALL,
+            MAX_WAITING_BYTES - 2 * CALL_OVERHEAD,
+            async || Err::<(), _>(away()),
+        ));
         let poll = futures_util::poll!(&mut big);
         assert!(poll.is_pending());
         // Room for one small call is left, and for no second one.
-        let mut small = Box::pin(patience.call(0, async || Err::<(), _>(away())));
+        let mut small = Box::pin(patience.call(Holder::ALL, 0, async || Err::<(), _>(away())));
         assert!(futures_util::poll!(&mut small).is_pending());
-        assert_eq!(patience.call(0, async || Err::<(), _>(away())).await, Err(away()));
+        assert_eq!(
+            patience.call(Holder::ALL, 0, async || Err::<(), _>(away())).await,
+            Err(away())
+        );
         assert_eq!(start.elapsed(), Duration::ZERO);
         // A cancelled call makes room.
         drop(big);
-        assert!(futures_util::poll!(Box::pin(patience.call(0, async || Err::<(), _>(away())))).is_pending());
+        assert!(
+            futures_util::poll!(Box::pin(
+                patience.call(Holder::ALL, 0, async || Err::<(), _>(away()))
+            ))
+            .is_pending()
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_workspace_takes_the_room_of_others() {
+        let patience = patience(DEFAULT_STORE_WAIT);
+        let (one, other) = (WorkspaceId::random(), WorkspaceId::random());
+        let waits = |holder: WorkspaceId, bytes: usize| {
+            Box::pin(patience.call(holder, bytes, async || Err::<(), _>(away())))
+        };
+        for (bytes, waited) in [
+            (MAX_WAITING_BYTES_EACH - CALL_OVERHEAD - 1, true),
+            (MAX_WAITING_BYTES_EACH - CALL_OVERHEAD, true),
+            (MAX_WAITING_BYTES_EACH - CALL_OVERHEAD + 1, false),
+        ] {
+            let mut call = waits(one, bytes);
+            assert_eq!(
+                futures_util::poll!(&mut call).is_pending(),
+                waited,
+                "{bytes} bytes"
+            );
+            assert_eq!(
+                futures_util::poll!(waits(one, 0)).is_pending(),
+                !waited,
+                "{bytes} bytes"
+            );
+            assert!(
+                futures_util::poll!(waits(other, 0)).is_pending(),
+                "another workspace's"
+            );
+            drop(call);
+            assert!(patience.held().is_empty());
+        }
     }
 }

@@ -50,10 +50,10 @@ pub(super) async fn post_source<H: SessionHost>(
     let source: NewSource = body.json("\u{fffd}")?;
     without_nul("display_name", &source.display_name)?;
     without_nul("icon", &source.icon)?;
-    let (agent, id) = (authenticated.agent.id, LogSourceId(source.id));
+    let (subject, id) = (subject(&authenticated), LogSourceId(source.id));
     let inserted = host
         .agents()
-        .insert_log_source(agent, id, source.display_name, source.icon);
+        .insert_log_source(subject, id, source.display_name, source.icon);
     let source = auth::in_time(&app.clock, inserted)
         .await
         .map_err(|error| ApiError::internal("An internal server error occurred.", &error))?;
@@ -97,7 +97,7 @@ pub(super) async fn patch<H: SessionHost>(
     }
     let lines = logs.into_iter().map(line).collect::<Result<Vec<_>, _>>()?;
     if log_source_id.is_nil() {
-        let made = host.agents().insert_external_source(authenticated.agent.id);
+        let made = host.agents().insert_external_source(subject(&authenticated));
         auth::in_time(&app.clock, made)
             .await
             .map_err(|error| ApiError::internal("Failed to create external log source.", &error))?;

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::AgentApi;
 use crate::mux::Status;
 use crate::proto::agent as proto;
-use crate::services::patience::Patience;
+use crate::services::patience::{Holder, Patience};
 use crate::store::{Store, StoreError};
 
 /// How often banners are read again, beside the events that tell of a change.
@@ -102,7 +102,11 @@ impl Appearance for StoreAppearance {
     async fn banners(&self) -> Result<Arc<[Banner]>, AppearanceError> {
         match self.kept.load_full() {
             Some(kept) => Ok(Arc::clone(&kept)),
-            None => self.keep(self.patience.call(0, || self.store.site_config(SETTING)).await),
+            None => self.keep(
+                self.patience
+                    .call(Holder::ALL, 0, || self.store.site_config(SETTING))
+                    .await,
+            ),
         }
     }
 

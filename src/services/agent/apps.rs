@@ -26,13 +26,17 @@ impl AgentApi {
         &self,
         request: proto::BatchUpdateAppHealthRequest,
     ) -> Result<proto::BatchUpdateAppHealthResponse, Status> {
-        let (parts, agent) = (&self.services.parts, self.session.agent_id);
+        let parts = &self.services.parts;
+        let (agent, workspace) = (self.session.agent_id, self.session.workspace_id);
         tracing::debug!(agent_id = %agent, updates = request.updates.len(), "got batch app health update");
         let answer = Ok(proto::BatchUpdateAppHealthResponse {});
         if request.updates.is_empty() {
             return answer;
         }
-        let read = parts.patience.call(0, || parts.store.app_healths(agent)).await;
+        let read = parts
+            .patience
+            .call(workspace, 0, || parts.store.app_healths(agent))
+            .await;
         let apps = read.map_err(|error| {
             Status::message(format!("get workspace apps by agent ID \"{agent}\": {error}"))
         })?;
@@ -52,7 +56,7 @@ impl AgentApi {
         };
         let written = parts
             .patience
-            .call(0, || parts.store.update_app_healths(&changes))
+            .call(workspace, 0, || parts.store.update_app_healths(&changes))
             .await;
         written.map_err(|error| {
             Status::message(format!(

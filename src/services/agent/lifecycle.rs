@@ -35,7 +35,9 @@ impl AgentApi {
         let update = LifecycleUpdate { state, changed_at };
         let written = parts
             .patience
-            .call(0, || parts.store.update_lifecycle(session.agent_id, &update))
+            .call(self.session.workspace_id, 0, || {
+                parts.store.update_lifecycle(session.agent_id, &update)
+            })
             .await;
         match written {
             Ok(()) => {}

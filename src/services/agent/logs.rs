@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{AgentApi, AgentServices, agent_error, uuid};
 use crate::batch::connections::Subject;
-use crate::ids::{AgentId, LogSourceId};
+use crate::ids::LogSourceId;
 use crate::mux::{Status, quote};
 use crate::proto::agent as proto;
 use crate::proto::agent::log::Level;
@@ -95,7 +95,7 @@ impl AgentApi {
         if session.external_source_exists.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let inserted = self.services.insert_external_source(session.agent_id).await;
+        let inserted = self.services.insert_external_source(self.subject()).await;
         inserted.map_err(|error| {
             Status::message(format!("insert external workspace agent log source: {error}"))
         })?;
@@ -129,9 +129,11 @@ impl AgentServices {
         };
         match parts
             .patience
-            .call(length + batch.lines.len() * LINE_OVERHEAD, || {
-                parts.store.insert_logs(&batch)
-            })
+            .call(
+                subject.workspace_id,
+                length + batch.lines.len() * LINE_OVERHEAD,
+                || parts.store.insert_logs(&batch),
+            )
             .await
         {
             Ok(LogsInserted::Stored {
@@ -161,7 +163,7 @@ impl AgentServices {
         let (parts, agent) = (&self.parts, subject.agent_id);
         let marked = parts
             .patience
-            .call(0, || parts.store.set_logs_overflowed(agent))
+            .call(subject.workspace_id, 0, || parts.store.set_logs_overflowed(agent))
             .await;
         if let Err(error) = marked {
             tracing::warn!(agent_id = %agent, %error, "failed to update workspace agent log overflow");
@@ -170,9 +172,9 @@ impl AgentServices {
     }
 
     /// Makes sure of the source of lines that name none.
-    pub async fn insert_external_source(&self, agent: AgentId) -> Result<(), StoreError> {
+    pub async fn insert_external_source(&self, subject: Subject) -> Result<(), StoreError> {
         let (name, icon) = (EXTERNAL_NAME.to_owned(), EXTERNAL_ICON.to_owned());
-        self.insert_log_source(agent, EXTERNAL_SOURCE, name, icon)
+        self.insert_log_source(subject, EXTERNAL_SOURCE, name, icon)
             .await
             .map(|_| ())
     }
@@ -180,14 +182,14 @@ impl AgentServices {
     /// Adds a source of log lines and answers it as asked for, also when the agent has one of that id already.
     pub async fn insert_log_source(
         &self,
-        agent: AgentId,
+        subject: Subject,
         id: LogSourceId,
         display_name: String,
         icon: String,
     ) -> Result<LogSource, StoreError> {
         let parts = &self.parts;
         let source = LogSource {
-            agent_id: agent,
+            agent_id: subject.agent_id,
             id,
             created_at: parts.clock.now(),
             display_name,
@@ -195,7 +197,7 @@ impl AgentServices {
         };
         match parts
             .patience
-            .call(0, || parts.store.insert_log_source(&source))
+            .call(subject.workspace_id, 0, || parts.store.insert_log_source(&source))
             .await
         {
             Err(error) if !error.is_violation(Violation::LogSourceExists) => Err(error),

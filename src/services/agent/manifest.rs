@@ -22,7 +22,9 @@ impl AgentApi {
             .map_err(|error| fetching(format!("getting workspace by id: {error}")))?;
         let rows = parts
             .patience
-            .call(0, || parts.store.manifest_parts(self.session.agent_id))
+            .call(self.session.workspace_id, 0, || {
+                parts.store.manifest_parts(self.session.agent_id)
+            })
             .await;
         let rows = rows.map_err(|error| fetching(error.to_string()))?;
 

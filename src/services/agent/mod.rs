@@ -212,7 +212,7 @@ impl AgentServices {
         let monitors = self
             .parts
             .patience
-            .call(0, || self.parts.store.monitors(id))
+            .call(authenticated.workspace.id, 0, || self.parts.store.monitors(id))
             .await
             .map_err(BeginError::Monitors)?;
         Ok(self.session(authenticated, api_version, monitors, heard))

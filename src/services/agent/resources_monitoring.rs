@@ -231,7 +231,9 @@ impl AgentApi {
             };
             let written = parts
                 .patience
-                .call(0, || parts.store.update_monitor(self.session.agent_id, &update))
+                .call(self.session.workspace_id, 0, || {
+                    parts.store.update_monitor(self.session.agent_id, &update)
+                })
                 .await;
             written.map_err(|error| format!("update workspace monitor: {error}"))?;
             *alert = after;
@@ -244,7 +246,9 @@ impl AgentApi {
         let (parts, agent) = (&self.services.parts, self.session.agent_id);
         let read = parts
             .patience
-            .call(0, || parts.store.workspace_by_agent(agent))
+            .call(self.session.workspace_id, 0, || {
+                parts.store.workspace_by_agent(agent)
+            })
             .await;
         let workspace = read.map_err(|error| format!("get workspace by id: {error}"))?;
         let threshold = shortage.threshold.map(|threshold| ("threshold", threshold));

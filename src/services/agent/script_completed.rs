@@ -37,7 +37,7 @@ impl AgentApi {
         let mut attempts = 0;
         let written = parts
             .patience
-            .call(0, || {
+            .call(self.session.workspace_id, 0, || {
                 attempts += 1;
                 parts.store.insert_script_timing(&timing)
             })

@@ -143,7 +143,10 @@ impl AgentApi {
             copies.epoch
         };
         let (parts, id) = (&self.services.parts, self.session.agent_id);
-        let read = parts.patience.call(0, || parts.store.agent(id)).await;
+        let read = parts
+            .patience
+            .call(self.session.workspace_id, 0, || parts.store.agent(id))
+            .await;
         let agent: Arc<AgentRow> = Arc::new(read.map_err(|error| agent_error(id, &error))?.into());
         let mut copies = self.session.copies();
         if copies.epoch == epoch {
@@ -164,7 +167,9 @@ impl AgentApi {
         let (parts, id) = (&self.services.parts, self.session.agent_id);
         let read = parts
             .patience
-            .call(0, || parts.store.workspace_by_agent(id))
+            .call(self.session.workspace_id, 0, || {
+                parts.store.workspace_by_agent(id)
+            })
             .await;
         let workspace = Arc::new(read?);
         let mut copies = self.session.copies();

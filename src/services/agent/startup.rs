@@ -47,7 +47,9 @@ impl AgentApi {
         let size = update.version.len() + update.expanded_directory.len();
         let written = parts
             .patience
-            .call(size, || parts.store.update_startup(session.agent_id, &update))
+            .call(session.workspace_id, size, || {
+                parts.store.update_startup(session.agent_id, &update)
+            })
             .await;
         written.map_err(|error| match error {
             StoreError::NoRows => agent_error(session.agent_id, &error),

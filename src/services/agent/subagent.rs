@@ -75,7 +75,7 @@ impl AgentApi {
         let now = parts.clock.now();
         let updated = parts
             .patience
-            .call(size_of_val(display_apps), || {
+            .call(self.session.workspace_id, size_of_val(display_apps), || {
                 parts
                     .store
                     .update_display_apps(AgentId(id), parent, display_apps, now)
@@ -122,7 +122,9 @@ impl AgentApi {
         };
         let refused = parts
             .patience
-            .call(size, || parts.store.create_sub_agent(&agent))
+            .call(self.session.workspace_id, size, || {
+                parts.store.create_sub_agent(&agent)
+            })
             .await
             .map_err(|error| match error {
                 StoreError::NoRows => parent_error(&agent_error(parent, &error)),
@@ -160,7 +162,9 @@ impl AgentApi {
         let now = parts.clock.now();
         let deleted = parts
             .patience
-            .call(0, || parts.store.delete_sub_agent(agent, caller, now))
+            .call(self.session.workspace_id, 0, || {
+                parts.store.delete_sub_agent(agent, caller, now)
+            })
             .await
             .map_err(|error| Status::message(error.to_string()))?;
         match deleted {
@@ -178,7 +182,7 @@ impl AgentApi {
         let (parts, parent) = (&self.services.parts, self.session.agent_id);
         let agents = parts
             .patience
-            .call(0, || parts.store.sub_agents(parent))
+            .call(self.session.workspace_id, 0, || parts.store.sub_agents(parent))
             .await
             .map_err(|error| match error {
                 StoreError::NoRows => parent_error(&agent_error(parent, &error)),

@@ -164,7 +164,7 @@ impl Shared {
         };
         let write = || self.store.renew_external_auth_link(&renewal);
         // The old tokens are gone, so it waits for a store that is away.
-        let written = self.patience.call(0, write).await?;
+        let written = self.patience.call(owner, 0, write).await?;
         Ok(written.then_some(renewal.tokens))
     }
 

@@ -154,7 +154,7 @@ impl AgentServices {
         let state = check(&message, &uri, state)?;
         let read = parts
             .patience
-            .call(slug.len() + uri.len(), || {
+            .call(reporter.workspace_id, slug.len() + uri.len(), || {
                 let (agent, workspace) = (reporter.agent_id, reporter.workspace_id);
                 parts.store.app_before_status(agent, workspace, &slug)
             })
@@ -183,7 +183,9 @@ impl AgentServices {
         let size = status.message.len() + status.uri.as_ref().map_or(0, String::len);
         let written = parts
             .patience
-            .call(size, || parts.store.insert_app_status(&status))
+            .call(reporter.workspace_id, size, || {
+                parts.store.insert_app_status(&status)
+            })
             .await;
         written.map_err(|error| failed(error.to_string()))?;
         drop(status);
@@ -214,7 +216,7 @@ impl AgentServices {
         let (parts, agent) = (&self.parts, reporter.agent_id);
         let workspace = match &reporter.workspace {
             Some(workspace) => Ok(Arc::clone(workspace)),
-            None => self.read_workspace(agent).await,
+            None => self.read_workspace(reporter).await,
         };
         let workspace = match workspace {
             Ok(workspace) => workspace,
@@ -262,11 +264,13 @@ impl AgentServices {
         }
     }
 
-    async fn read_workspace(&self, agent: AgentId) -> Result<Arc<Workspace>, StoreError> {
+    async fn read_workspace(&self, reporter: &AppReporter) -> Result<Arc<Workspace>, StoreError> {
         let parts = &self.parts;
         let read = parts
             .patience
-            .call(0, || parts.store.workspace_by_agent(agent))
+            .call(reporter.workspace_id, 0, || {
+                parts.store.workspace_by_agent(reporter.agent_id)
+            })
             .await;
         read.map(Arc::new)
     }
