@@ -22,7 +22,7 @@ statements! {
         FROM unnest($1::uuid[], $2::text[]) AS new(app_id, health)
         WHERE id = new.app_id";
     /// Of a workspace's tasks the newest that is not deleted counts, whatever views make of them; which app it runs in is its
-    /// newest build's.
+    /// newest build's. The agent's row is looked at only where there is a task.
     APP_BEFORE_STATUS = "app_before_status":
         "SELECT app.id,
             (
@@ -34,10 +34,10 @@ statements! {
                 SELECT workspace_app_id FROM task_workspace_apps
                 WHERE task_id = task.id ORDER BY workspace_build_number DESC LIMIT 1
             ) IS NOT DISTINCT FROM app.id AS runs_in_app,
-            EXISTS (
+            CASE WHEN task.id IS NOT NULL THEN EXISTS (
                 SELECT 1 FROM workspace_agents
                 WHERE id = app.agent_id AND NOT deleted AND lifecycle_state = 'ready'
-            ) AS agent_ready
+            ) END AS agent_ready
         FROM workspace_apps AS app
         LEFT JOIN tasks AS task ON task.id = (
             SELECT id FROM tasks WHERE workspace_id = $3 AND deleted_at IS NULL ORDER BY created_at DESC, id LIMIT 1
