@@ -314,7 +314,9 @@ async fn receive(
     mut requests: Inbound<CoordinateRequest>,
 ) -> Result<(), String> {
     while let Ok(Some(request)) = requests.next().await {
-        let handled = AssertUnwindSafe(handle(identity, connection, request)).catch_unwind();
+        // In a box of its own: a peer that says nothing keeps no room for what it might say.
+        let handling = Box::pin(handle(identity, connection, request));
+        let handled = AssertUnwindSafe(handling).catch_unwind();
         handled.await.unwrap_or_else(|_| {
             tracing::error!(peer = %identity.id, "panic while coordinating");
             Err(INTERNAL_ERROR.to_owned())
