@@ -72,14 +72,22 @@ impl From<UserId> for Holder {
     }
 }
 
+/// What the waiting calls of a holder have.
+#[derive(Debug, Default)]
+struct Held {
+    bytes: usize,
+    /// A call found no room, which is told once.
+    refused: bool,
+}
+
 /// Waits for the store on behalf of calls. Cheap to clone; clones share the memory bound.
 #[derive(Clone, Debug)]
 pub struct Patience {
     clock: Clock,
     wait: Duration,
     memory: Arc<Semaphore>,
-    /// Bytes by holder, while any of its calls waits.
-    held: Arc<Mutex<HashMap<Uuid, usize>>>,
+    /// What each holder has, while any of its calls waits.
+    held: Arc<Mutex<HashMap<Uuid, Held>>>,
     tries: Arc<Semaphore>,
 }
 
@@ -127,7 +135,6 @@ impl Patience {
     {
         let pieces = (bytes + CALL_OVERHEAD).div_ceil(PIECE);
         let Some(_share) = self.share(holder, pieces * PIECE) else {
-            tracing::warn!("store is away and no more calls of this workspace can wait for it");
             return Err(error);
         };
         let Ok(_memory) = self
@@ -159,12 +166,20 @@ impl Patience {
     /// Room for `bytes` more of the holder's; `None` if there is none.
     fn share(&self, holder: Holder, bytes: usize) -> Option<Share<'_>> {
         if let Some(id) = holder.0 {
-            let mut held = self.held();
-            let with_these = held.get(&id).map_or(bytes, |others| others + bytes);
-            if with_these > MAX_WAITING_BYTES_EACH {
+            let mut all = self.held();
+            let held = all.entry(id).or_default();
+            if held.bytes + bytes > MAX_WAITING_BYTES_EACH {
+                let told = std::mem::replace(&mut held.refused, true);
+                if held.bytes == 0 {
+                    // It is too large by itself, and nothing will be given back.
+                    all.remove(&id);
+                }
+                if !told {
+                    tracing::warn!(%id, "store is away and no more calls of this workspace or user can wait for it");
+                }
                 return None;
             }
-            held.insert(id, with_these);
+            held.bytes += bytes;
         }
         Some(Share {
             patience: self,
@@ -173,7 +188,7 @@ impl Patience {
         })
     }
 
-    fn held(&self) -> MutexGuard<'_, HashMap<Uuid, usize>> {
+    fn held(&self) -> MutexGuard<'_, HashMap<Uuid, Held>> {
         // Every holder leaves it whole at each step.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -191,8 +206,8 @@ impl Drop for Share<'_> {
     fn drop(&mut self) {
         let Some(id) = self.holder.0 else { return };
         if let Entry::Occupied(mut held) = self.patience.held().entry(id) {
-            *held.get_mut() -= self.bytes;
-            if *held.get() == 0 {
+            held.get_mut().bytes -= self.bytes;
+            if held.get().bytes == 0 {
                 held.remove();
             }
         }
@@ -336,5 +351,8 @@ mod tests {
             drop(call);
             assert!(patience.held().is_empty());
         }
+        let too_large = waits(one, MAX_WAITING_BYTES_EACH);
+        assert!(futures_util::poll!(too_large).is_ready(), "even alone");
+        assert!(patience.held().is_empty());
     }
 }
