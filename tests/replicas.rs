@@ -331,8 +331,12 @@ fn a_rolling_restart_ends_sessions_evenly_and_loses_nothing() {
         "SELECT count(DISTINCT id) FROM tailnet_peers JOIN workspace_agents USING (id) WHERE status = 'ok'";
     support::eventually(|| kit.data.number(coordinate) == i64::try_from(AGENTS).unwrap())
         .unwrap_or_else(|()| panic!("{} agents coordinate", kit.data.number(coordinate)));
-    // As after a day, so that the agents' end of their own accord is no loss but a goodbye: the last that the client hears.
-    kit.data.query("DELETE FROM tailnet_peers WHERE status = 'lost'");
+    // As if it were a day later and everybody had heard, so that the agents' end of their own accord is no loss but a
+    // goodbye, which is the last that the client hears.
+    kit.data.query(
+        "WITH gone AS (DELETE FROM tailnet_peers WHERE status = 'lost' RETURNING id)
+        SELECT count(pg_notify('tailnet_peer_update', id::text)) FROM gone",
+    );
     client.await_line(&format!("DISCONNECTED {}", ids[0]));
     client.terminate();
     let (report, _) = client.finish();
