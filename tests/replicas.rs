@@ -338,6 +338,11 @@ fn a_rolling_restart_ends_sessions_evenly_and_loses_nothing() {
         SELECT count(pg_notify('tailnet_peer_update', id::text)) FROM gone",
     );
     client.await_line(&format!("DISCONNECTED {}", ids[0]));
+    let coordinates = format!(
+        "SELECT count(*) FROM tailnet_peers WHERE id = '{}' AND status = 'ok'",
+        ids[0]
+    );
+    support::eventually(|| kit.data.number(&coordinates) == 0).expect("nobody else is told to have gone");
     client.terminate();
     let (report, _) = client.finish();
     let events = report["events"].as_array().unwrap();

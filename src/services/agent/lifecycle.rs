@@ -35,7 +35,7 @@ impl AgentApi {
         let update = LifecycleUpdate { state, changed_at };
         let written = parts
             .patience
-            .call(self.session.workspace_id, 0, || {
+            .call(session.workspace_id, 0, || {
                 parts.store.update_lifecycle(session.agent_id, &update)
             })
             .await;
