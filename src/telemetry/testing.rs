@@ -1,9 +1,17 @@
 //! What was logged, for tests.
 
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
+use tracing::Dispatch;
+use tracing::subscriber::NoSubscriber;
 use tracing_subscriber::fmt::MakeWriter;
+
+/// Two subscribers that stay. While there is but one, tracing decides for good whether a line is of interest by what
+/// the thread that comes by first collects (`Rebuilder::for_each` of tracing-core `callsite.rs`), and that thread may be
+/// of a test that collects nothing. Of several it asks each.
+static OTHERS: LazyLock<[Dispatch; 2]> =
+    LazyLock::new(|| [(); 2].map(|()| Dispatch::new(NoSubscriber::new())));
 
 /// Collects what is logged in this thread while it lives.
 pub(crate) struct Log {
@@ -16,6 +24,7 @@ struct Lines(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
     pub(crate) fn new() -> Self {
+        LazyLock::force(&OTHERS);
         let lines = Lines::default();
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(tracing::Level::DEBUG)
@@ -57,4 +66,13 @@ impl<'a> MakeWriter<'a> for Lines {
     fn make_writer(&'a self) -> Self {
         self.clone()
     }
+}
+
+#[test]
+fn a_line_is_collected_though_a_thread_that_collects_nothing_came_by_first() {
+    let line = || tracing::debug!("came by");
+    let log = Log::new();
+    std::thread::spawn(line).join().unwrap();
+    line();
+    assert_eq!(log.take(), ["DEBUG came by"]);
 }

@@ -1,13 +1,13 @@
 //! Connections and boundaries, against a real store.
 
 use proto::boundary_log::{HttpRequest, Resource};
-use tracing_subscriber::fmt::MakeWriter;
 
 use super::*;
 use crate::services::connection_log::{
     Backends, ConnectionLogError, ConnectionLogger, DatabaseLogger, StructuredLogger,
 };
 use crate::store::ConnectionLog;
+use crate::telemetry::testing::Log;
 
 const ID: [u8; 16] = [7; 16];
 
@@ -268,48 +268,6 @@ async fn s2_071_reports_of_one_connection_are_one_row_whatever_their_order() {
     assert_eq!(fixture.store.query(ROWS).await, ["ssh 200000000 - 0 200000000 -"]);
 }
 
-/// Collects what is logged in this thread while it lives.
-#[derive(Clone, Default)]
-struct Lines(Arc<std::sync::Mutex<Vec<u8>>>);
-
-impl std::io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'w> MakeWriter<'w> for Lines {
-    type Writer = Self;
-
-    fn make_writer(&'w self) -> Self {
-        self.clone()
-    }
-}
-
-impl Lines {
-    fn collect() -> (Self, tracing::subscriber::DefaultGuard) {
-        let lines = Self::default();
-        let subscriber = tracing_subscriber::fmt()
-            .with_writer(lines.clone())
-            .with_ansi(false)
-            .without_time()
-            .with_target(false)
-            .finish();
-        (lines, tracing::subscriber::set_default(subscriber))
-    }
-
-    fn take(&self) -> Vec<String> {
-        let bytes = std::mem::take(&mut *self.0.lock().unwrap());
-        let text = String::from_utf8(bytes).unwrap();
-        text.lines().map(|line| line.trim().to_owned()).collect()
-    }
-}
-
 fn boundary_log(allowed: bool, resource: Option<Resource>) -> proto::BoundaryLog {
     proto::BoundaryLog {
         allowed,
@@ -344,7 +302,7 @@ async fn flush_usage(fixture: &Fixture) -> Vec<String> {
 async fn s2_099_requests_are_logged_with_their_rule_if_allowed_and_counted_once() {
     let fixture = Fixture::new().await;
     let api = fixture.connect().await;
-    let (lines, _guard) = Lines::collect();
+    let log = Log::new();
     let logs = vec![
         boundary_log(true, http("domain=example.com")),
         boundary_log(false, http("no rule")),
@@ -352,7 +310,7 @@ async fn s2_099_requests_are_logged_with_their_rule_if_allowed_and_counted_once(
     api.report_boundary_logs(proto::ReportBoundaryLogsRequest { logs })
         .await
         .unwrap();
-    let lines = lines.take();
+    let lines = log.take();
     assert_eq!(lines.len(), 2, "{lines:#?}");
     for (line, decision) in lines.iter().zip(["allow", "deny"]) {
         assert!(
@@ -385,7 +343,7 @@ async fn s2_100_and_101_and_102_what_cannot_be_counted_is_warned_about_and_not_t
     // own tests is about a value that only Go can make).
     let fixture = Fixture::new().await;
     let api = fixture.connect().await;
-    let (lines, _guard) = Lines::collect();
+    let log = Log::new();
     let logs = vec![boundary_log(true, None), boundary_log(false, None)];
     api.report_boundary_logs(proto::ReportBoundaryLogsRequest { logs })
         .await
@@ -394,7 +352,7 @@ async fn s2_100_and_101_and_102_what_cannot_be_counted_is_warned_about_and_not_t
         "WARN unknown resource type workspace_id={}",
         api.session.workspace_id
     );
-    assert_eq!(lines.take(), [warning.clone(), warning]);
+    assert_eq!(log.take(), [warning.clone(), warning]);
     assert_eq!(flush_usage(&fixture).await, [""; 0]);
     let empty = Some(Resource::HttpRequest(HttpRequest::default()));
     let logs = vec![boundary_log(true, empty)];
@@ -417,7 +375,7 @@ async fn s2_103_and_104_no_tracker_is_fine_and_no_time_is_year_1() {
         .begin(authenticated, "2.8".into(), services.heard())
         .await
         .unwrap();
-    let (lines, _guard) = Lines::collect();
+    let log = Log::new();
     let logs = vec![proto::BoundaryLog {
         time: None,
         ..boundary_log(true, http(""))
@@ -425,20 +383,20 @@ async fn s2_103_and_104_no_tracker_is_fine_and_no_time_is_year_1() {
     api.report_boundary_logs(proto::ReportBoundaryLogsRequest { logs })
         .await
         .unwrap();
-    assert!(lines.take()[0].contains(" event_time=\"0001-01-01T00:00:00Z\" matched_rule=\"\""));
+    assert!(log.take()[0].contains(" event_time=\"0001-01-01T00:00:00Z\" matched_rule=\"\""));
 }
 
 #[tokio::test]
 async fn a_flood_of_boundary_logs_is_counted_whole_and_logged_in_part() {
     let fixture = Fixture::new().await;
     let api = fixture.connect().await;
-    let (lines, _guard) = Lines::collect();
+    let log = Log::new();
     for (reported, logged) in [(4_095, 4_095), (4_096, 4_096), (4_097, 4_097), (5_000, 4_097)] {
         let logs = vec![boundary_log(false, http("")); reported];
         api.report_boundary_logs(proto::ReportBoundaryLogsRequest { logs })
             .await
             .unwrap();
-        let lines = lines.take();
+        let lines = log.take();
         assert_eq!(lines.len(), logged);
         // The last line then says that there were more.
         let more = lines[logged - 1].contains("boundary log lines dropped");
