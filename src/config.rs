@@ -7,6 +7,7 @@
 //!
 //! An argument's clap id is its key in the configuration file, with dots between groups.
 
+mod access_url;
 mod choices;
 mod external_auth;
 mod file;
@@ -27,6 +28,8 @@ use crate::services::external_auth::Provider;
 use crate::store::Tables;
 use crate::telemetry::agent_metrics::AgentLabel;
 
+pub use access_url::bare_access_url;
+use access_url::default_access_url;
 pub use choices::{ConnectionLogKind, NotificationsMethod, Synchronous};
 pub(crate) use external_auth::MAX_PROVIDERS;
 pub use external_auth::read_providers;
@@ -578,23 +581,6 @@ impl Config {
             .clone()
             .unwrap_or_else(|| default_access_url(listening))
     }
-}
-
-/// `http://` and the address, with 127.0.0.1 for an unspecified host.
-fn default_access_url(mut listening: SocketAddr) -> Url {
-    if listening.ip().is_unspecified() {
-        listening.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
-    }
-    #[expect(
-        clippy::expect_used,
-        reason = "a socket address after `http://` is always a URL"
-    )]
-    Url::parse(&format!("http://{listening}")).expect("socket addresses form URLs")
-}
-
-/// The access URL that a bare `seed` prints: that of a server with default settings.
-pub fn bare_access_url() -> Url {
-    default_access_url(SocketAddr::from(([127, 0, 0, 1], 3000)))
 }
 
 #[cfg(test)]

@@ -243,13 +243,8 @@ impl AgentApi {
 
     /// Tells the workspace's owner of today, who may be another one than at connection.
     async fn notify_of(&self, shortage: Shortage) -> Result<(), String> {
-        let (parts, agent) = (&self.services.parts, self.session.agent_id);
-        let read = parts
-            .patience
-            .call(self.session.workspace_id, 0, || {
-                parts.store.workspace_by_agent(agent)
-            })
-            .await;
+        let agent = self.session.agent_id;
+        let read = self.services.workspace(self.session.workspace_id, agent).await;
         let workspace = read.map_err(|error| format!("get workspace by id: {error}"))?;
         let threshold = shortage.threshold.map(|threshold| ("threshold", threshold));
         let notice = Notice {
@@ -263,7 +258,7 @@ impl AgentApi {
             data: shortage.data,
             created_by: shortage.created_by,
         };
-        match parts.notifications.enqueue(&notice).await {
+        match self.services.parts.notifications.enqueue(&notice).await {
             // A user who does not want to hear of it must not cost the agent its connection.
             Err(error) if error.is_expected() => {
                 tracing::debug!(agent_id = %agent, %error, "no notification of a shortage");

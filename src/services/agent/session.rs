@@ -164,14 +164,8 @@ impl AgentApi {
             }
             copies.epoch
         };
-        let (parts, id) = (&self.services.parts, self.session.agent_id);
-        let read = parts
-            .patience
-            .call(self.session.workspace_id, 0, || {
-                parts.store.workspace_by_agent(id)
-            })
-            .await;
-        let workspace = Arc::new(read?);
+        let (workspace, agent) = (self.session.workspace_id, self.session.agent_id);
+        let workspace = Arc::new(self.services.workspace(workspace, agent).await?);
         let mut copies = self.session.copies();
         if copies.epoch == epoch {
             copies.workspace = cacheable(&workspace);
@@ -195,6 +189,13 @@ impl AgentApi {
 }
 
 impl AgentServices {
+    /// The workspace `id` of an agent as it is now, with its owner of today.
+    pub(super) async fn workspace(&self, id: WorkspaceId, agent: AgentId) -> Result<Workspace, StoreError> {
+        let parts = &self.parts;
+        let read = || parts.store.workspace_by_agent(agent);
+        parts.patience.call(id, 0, read).await
+    }
+
     /// Tells who follows the owner's workspaces.
     pub(super) fn publish(&self, subject: Subject, kind: WorkspaceEventKind) {
         let event = WorkspaceEvent {

@@ -17,7 +17,7 @@ use crate::proto::agent::update_app_status_request::AppStatusState as Proto;
 use crate::pubsub::{WorkspaceEvent, WorkspaceEventKind};
 use crate::services::agent::{AgentApi, AgentServices, enum_name};
 use crate::services::notifications::Notice;
-use crate::store::{AppBeforeStatus, AppStatusState, NewAppStatus, StoreError, Workspace};
+use crate::store::{AppBeforeStatus, AppStatusState, NewAppStatus, Workspace};
 
 /// Bytes of a message before it is cleaned.
 const MAX_MESSAGE: usize = 160;
@@ -216,7 +216,7 @@ impl AgentServices {
         let (parts, agent) = (&self.parts, reporter.agent_id);
         let workspace = match &reporter.workspace {
             Some(workspace) => Ok(Arc::clone(workspace)),
-            None => self.read_workspace(reporter).await,
+            None => self.workspace(reporter.workspace_id, agent).await.map(Arc::new),
         };
         let workspace = match workspace {
             Ok(workspace) => workspace,
@@ -262,17 +262,6 @@ impl AgentServices {
         if is_activity(latest, state) {
             self.bump(workspace, None).await;
         }
-    }
-
-    async fn read_workspace(&self, reporter: &AppReporter) -> Result<Arc<Workspace>, StoreError> {
-        let parts = &self.parts;
-        let read = parts
-            .patience
-            .call(reporter.workspace_id, 0, || {
-                parts.store.workspace_by_agent(reporter.agent_id)
-            })
-            .await;
-        read.map(Arc::new)
     }
 }
 

@@ -116,6 +116,7 @@ async fn a_store_that_is_away_is_a_no() {
 #[tokio::test]
 async fn a_store_that_does_not_answer_within_two_seconds_is_a_no() {
     let fixture = Fixture::new().await;
+    fixture.store.stall("owns_agent");
     tokio::time::pause();
     let mut question = fixture.ada.may_reach(PeerId(fixture.agents[0].agent_id.0));
     assert_eq!((&mut question).now_or_never(), None);
