@@ -193,6 +193,11 @@ impl Transport {
         self.reader.buffered() + self.held.as_ref().map_or(0, |packet| packet.data.len())
     }
 
+    /// Copies what is not yet looked at out of the larger chunks that it came in.
+    pub(super) fn detach(&mut self) {
+        self.reader.detach();
+    }
+
     /// Bytes that this transport keeps in memory: those not yet looked at, a packet in progress, and metadata that waits.
     pub(super) fn held(&self) -> usize {
         let metadata = self.metadata.as_ref().map_or(0, |(_, metadata)| metadata.size());

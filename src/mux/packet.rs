@@ -18,6 +18,9 @@ mod tests;
 /// Most bytes of data in a packet, in either direction: storj/drpc's default `MaximumBufferSize`, which coder keeps.
 pub const MAX_PACKET: usize = 4 * 1024 * 1024;
 
+/// Unread bytes may be in a buffer of so many times their size. Copies of ever less cost no more than was read meanwhile.
+const MAX_WASTE: usize = 4;
+
 /// A complete packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Packet {
@@ -33,6 +36,8 @@ pub(super) struct Packet {
 pub(super) struct PacketReader {
     /// What has come and is not yet looked at.
     chunk: Bytes,
+    /// Bytes of the buffer that is `chunk`'s alone; 0 when it is a slice of what came in together with others.
+    own: usize,
     /// The beginning of a header that spans chunks.
     header: HeaderPart,
     /// Lowest id that may still come.
@@ -64,6 +69,7 @@ impl PacketReader {
     pub(super) fn new() -> Self {
         Self {
             chunk: Bytes::new(),
+            own: 0,
             header: HeaderPart::default(),
             next: PacketId {
                 stream: 1,
@@ -81,13 +87,24 @@ impl PacketReader {
     pub(super) fn push(&mut self, chunk: Bytes) {
         if self.chunk.is_empty() {
             self.chunk = chunk;
+            self.own = 0;
         } else if !chunk.is_empty() {
             let mut joined = match std::mem::take(&mut self.chunk).try_into_mut() {
                 Ok(own) => own,
                 Err(shared) => BytesMut::from(&shared[..]),
             };
             joined.extend_from_slice(&chunk);
+            self.own = joined.capacity();
             self.chunk = joined.freeze();
+        }
+    }
+
+    /// Copies what stays unread out of a buffer of which it is but a part: it must not keep in memory what nobody counts.
+    pub(super) fn detach(&mut self) {
+        let len = self.chunk.len();
+        if len > 0 && (self.own == 0 || self.own > MAX_WASTE * len) {
+            self.chunk = Bytes::copy_from_slice(&self.chunk);
+            self.own = len;
         }
     }
 

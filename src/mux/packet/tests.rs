@@ -296,6 +296,28 @@ fn memory_grows_with_what_came_and_not_with_what_was_announced() {
 }
 
 #[test]
+fn what_stays_unread_is_in_no_buffer_much_larger_than_itself() {
+    let messages: Vec<_> = (1..=100)
+        .map(|number| message((1, number), true, &[b'x'; 50]))
+        .collect();
+    let together = Bytes::from([&messages.concat()[..], &[0; 10_000]].concat());
+    let mut reader = PacketReader::new();
+    reader.push(together.slice(..together.len() - 10_000));
+    assert!(reader.next().unwrap().is_some());
+    reader.detach();
+    assert!(together.is_unique());
+    let (mut read, mut copies) = (1, 0);
+    while reader.next().unwrap().is_some() {
+        read += 1;
+        let before = reader.own;
+        reader.detach();
+        copies += usize::from(reader.own != before);
+        assert!(reader.buffered() == 0 || reader.own <= MAX_WASTE * reader.buffered());
+    }
+    assert_eq!((read, copies), (100, 3), "each copy is of a quarter of the last");
+}
+
+#[test]
 fn a_whole_packet_is_a_slice_of_its_chunk() {
     let chunk = Bytes::from(message((1, 1), true, b"data"));
     let mut reader = PacketReader::new();

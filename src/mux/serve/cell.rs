@@ -33,6 +33,8 @@ pub(super) struct State {
     pub(super) transport: Transport,
     /// Read ahead by one, so that an end behind a message is noticed as soon as the message is taken.
     pub(super) next: Option<Event>,
+    /// `next` is no slice of what came in together with others.
+    detached: bool,
     /// Frames that wait for credit or for room.
     pub(super) out: BytesMut,
     pub(super) reader: Reader,
@@ -65,6 +67,7 @@ impl Cell {
             state: Mutex::new(State {
                 transport: Transport::new(),
                 next: None,
+                detached: false,
                 out: BytesMut::new(),
                 reader: Reader::Session,
                 attended: false,
@@ -160,10 +163,23 @@ impl State {
                 Some(Event::Message(_)) if self.reader == Reader::Nobody => {}
                 // A handler finds it in the transport once all messages are read.
                 Some(Event::HalfClosed) if self.reader != Reader::Session => {}
-                Some(event) => self.next = Some(event),
+                Some(event) => {
+                    self.next = Some(event);
+                    self.detached = false;
+                }
             }
         }
         !(self.reader == Reader::Handler && matches!(self.next, Some(Event::Message(_))))
+    }
+
+    /// Copies what has to wait out of the chunks that it came in, of which each may be larger by far and is counted nowhere.
+    pub(super) fn detach(&mut self) {
+        if !std::mem::replace(&mut self.detached, true)
+            && let Some(Event::Invoke { path: data, .. } | Event::Message(data)) = &mut self.next
+        {
+            *data = Bytes::copy_from_slice(data);
+        }
+        self.transport.detach();
     }
 
     /// From now on messages are dropped, one that was read ahead included.
@@ -233,13 +249,12 @@ impl Handle {
         let before = state.out.len();
         let result = change(&mut state);
         let written = state.out.len() - before;
+        // Counted before the session's task can see it, which takes it from the count once it is sent.
+        self.cell.shared.queued.fetch_add(written, Ordering::Relaxed);
         let attended = state.attended;
         drop(state);
-        if written > 0 {
-            self.cell.shared.queued.fetch_add(written, Ordering::Relaxed);
-            if !attended {
-                self.cell.schedule();
-            }
+        if written > 0 && !attended {
+            self.cell.schedule();
         }
         result
     }

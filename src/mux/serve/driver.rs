@@ -115,6 +115,7 @@ where
                 });
             }
             let all_read = self.poll_read(cx);
+            let stopped = self.session.is_flooded();
             self.run_ready();
             if let Some(end) = self.end.take() {
                 return Poll::Ready(end);
@@ -125,7 +126,9 @@ where
             if let Poll::Ready(Err(error)) = self.poll_write(cx) {
                 return Poll::Ready(self.write_failed(cx, error));
             }
-            if all_read && !self.may_go_on() && self.shared.wakeup.sleep() {
+            // Nobody waits for input where reading has stopped for a flood, which may have gone out by now.
+            let goes_on = stopped && !self.session.is_flooded();
+            if all_read && !goes_on && !self.may_go_on() && self.shared.wakeup.sleep() {
                 self.release_buffers();
                 return Poll::Pending;
             }
@@ -321,7 +324,10 @@ where
         let Some(slot) = self.slots.get_mut(id) else {
             return;
         };
-        let unread = slot.cell.lock().unread();
+        let mut state = slot.cell.lock();
+        state.detach();
+        let unread = state.unread();
+        drop(state);
         let held = slot.held_now();
         self.held = self.held + held - slot.held;
         slot.held = held;

@@ -4,5 +4,6 @@ mod back_pressure;
 mod calls;
 mod ends;
 mod kit;
+mod memory;
 mod pace;
 mod streams;

@@ -412,7 +412,7 @@ async fn calls_that_waited_for_others_replies_begin_once_those_are_gone() {
 }
 
 /// Changes what is queued, and lets the server notice.
-async fn queue(peer: &mut Peer, bytes: usize) {
+pub(super) async fn queue(peer: &mut Peer, bytes: usize) {
     let queued = &peer.control.shared().queued;
     queued.store(bytes, std::sync::atomic::Ordering::Relaxed);
     peer.send(&["000200010000000000000007".to_owned()]).await;
