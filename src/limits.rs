@@ -6,6 +6,7 @@
 use crate::http::limits as http;
 use crate::mux::{Bound, Layout, MAX_PACKET, serve};
 use crate::services::agent::limits as services;
+use crate::services::notifications::MAX_PAYLOAD;
 use crate::services::{patience, tailnet};
 use crate::{batch, config, coordinator, proto, pubsub, seed, telemetry};
 
@@ -84,6 +85,11 @@ pub fn table() -> Vec<Limit> {
     vec![
         row("sessions", "`--max-agent-connections`".to_owned(), "503"),
         row("sessions of one agent", count(http::MAX_AGENT_SESSIONS), "503"),
+        row(
+            "sessions of one user's clients",
+            count(http::MAX_CLIENT_SESSIONS),
+            "503",
+        ),
         row(
             "resident memory",
             "`--memory-budget`".to_owned(),
@@ -212,8 +218,26 @@ pub fn table() -> Vec<Limit> {
         ),
         row(
             "apps of a new sub agent, and display apps",
-            count(services::MAX_SUB_AGENT_APPS),
+            format!(
+                "{}; {}",
+                count(services::MAX_SUB_AGENT_APPS),
+                count(services::MAX_DISPLAY_APPS)
+            ),
             "that call fails",
+        ),
+        row(
+            "message and URI of an app's status",
+            format!(
+                "{}; {}",
+                bytes(services::MAX_STATUS_MESSAGE),
+                bytes(services::MAX_STATUS_URI)
+            ),
+            "that call fails",
+        ),
+        row(
+            "content of a notification",
+            size(MAX_PAYLOAD),
+            "it is not queued, with a warning",
         ),
         row(
             "network events of a request",
@@ -270,15 +294,38 @@ pub fn table() -> Vec<Limit> {
         ),
         row(
             "body of a REST request",
-            format!("{}; {} in all", size(http::MAX_BODY), size(http::MAX_BODY_MEMORY)),
-            "413; 503",
+            format!(
+                "{}; {} of a workspace; {} in all",
+                size(http::MAX_BODY),
+                size(http::EACH.body_memory),
+                size(http::MAX_BODY_MEMORY)
+            ),
+            "413; 503; 503",
+        ),
+        row("time for that body", seconds(http::READ_TIMEOUT), "408"),
+        row(
+            "REST requests of a workspace's agents at a time, but for the next two",
+            count(http::EACH.requests),
+            "503",
         ),
         row(
             "requests that wait for a login at a provider",
-            count(http::MAX_LISTENERS),
+            format!(
+                "{} of a workspace; {} in all",
+                count(http::EACH.listeners),
+                count(http::MAX_LISTENERS)
+            ),
             "503",
         ),
-        row("streams of claims", count(http::MAX_REINIT_STREAMS), "503"),
+        row(
+            "streams of claims",
+            format!(
+                "{} of a workspace; {} in all",
+                count(http::EACH.reinit_streams),
+                count(http::MAX_REINIT_STREAMS)
+            ),
+            "503",
+        ),
         row(
             "external providers",
             count(config::MAX_PROVIDERS),

@@ -264,6 +264,31 @@ fn clients_take_their_places_before_they_are_asked_who_they_are() {
 }
 
 #[test]
+fn one_users_clients_have_room_for_so_many_sessions_and_others_have_theirs() {
+    const MOST: usize = 256;
+    let data = Data::new(&format!("{EXAMPLE_SEED}\n---\n{BOB}"));
+    let server = data.serve_alone(&[]);
+    let tokens = ["ada", "ada", "bob"].map(|owner| data.client_token(owner));
+    let dial = |token: &str| dial_at(&server.url, "/api/v2/tailnet", token);
+    let mut held = Vec::new();
+    for number in 0..MOST {
+        let (answer, session) = dial(&tokens[number % 2]);
+        assert_eq!(answer.status, 101, "{number}");
+        held.push(session);
+    }
+    for token in &tokens[..2] {
+        assert_refused(
+            &dial(token).0,
+            503,
+            "The user's clients have too many connections.",
+        );
+    }
+    assert_eq!(dial(&tokens[2]).0.status, 101);
+    held.pop();
+    support::eventually(|| dial(&tokens[0]).0.status == 101).unwrap();
+}
+
+#[test]
 fn what_the_store_refuses_is_an_internal_error() {
     let kit = Kit::new();
     let token = kit.create("ada");

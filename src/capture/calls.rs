@@ -1,6 +1,6 @@
 //! What a capture says of its calls, and how two captures of the same calls differ.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
 
 use super::{Capture, Side};
@@ -127,7 +127,7 @@ impl Capture {
 /// In what a second capture of the same calls differs from the first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// The yamux stream.
+    /// The yamux stream in the first capture, or in the second if the call is only there.
     pub stream: u32,
     /// Path of its first call.
     pub path: String,
@@ -157,8 +157,12 @@ const CODEC_ERRORS: [&str; 3] = [
 pub fn compare(first: &Capture, second: &Capture) -> Vec<Difference> {
     let (first, second) = (first.calls(), second.calls());
     let mut differences = Vec::new();
+    let pairs = pairs(&first, &second);
     for (stream, call) in &first {
-        let other = second.get(stream).cloned().unwrap_or_default();
+        let other = pairs
+            .get(stream)
+            .map(|other| second[other].clone())
+            .unwrap_or_default();
         let mut differs = |what: String| {
             differences.push(Difference {
                 stream: *stream,
@@ -188,7 +192,8 @@ pub fn compare(first: &Capture, second: &Capture) -> Vec<Difference> {
             differs(format!("{one} by the server in the first, {two} in the second"));
         }
     }
-    for (stream, call) in second.iter().filter(|(stream, _)| !first.contains_key(stream)) {
+    let paired: BTreeSet<_> = pairs.into_values().collect();
+    for (stream, call) in second.iter().filter(|(stream, _)| !paired.contains(stream)) {
         differences.push(Difference {
             stream: *stream,
             path: call.path.clone(),
@@ -196,6 +201,33 @@ pub fn compare(first: &Capture, second: &Capture) -> Vec<Difference> {
         });
     }
     differences
+}
+
+/// Which stream of the second capture is which of the first: the next in which the agent said the same, else the next of the
+/// same method. Calls at the same time open their streams in any order.
+fn pairs(first: &BTreeMap<u32, Call>, second: &BTreeMap<u32, Call>) -> BTreeMap<u32, u32> {
+    let mut pairs = BTreeMap::new();
+    let mut free: BTreeSet<u32> = second.keys().copied().collect();
+    for with_words in [true, false] {
+        let key = |call: &Call| {
+            let sent = call.sent.iter().filter(|_| with_words);
+            let words: Vec<_> = sent.map(|packet| (packet.kind, packet.data.clone())).collect();
+            (call.path.clone(), words)
+        };
+        let mut like: HashMap<_, VecDeque<u32>> = HashMap::new();
+        for stream in &free {
+            like.entry(key(&second[stream])).or_default().push_back(*stream);
+        }
+        for (stream, call) in first {
+            if !pairs.contains_key(stream)
+                && let Some(other) = like.get_mut(&key(call)).and_then(VecDeque::pop_front)
+            {
+                free.remove(&other);
+                pairs.insert(*stream, other);
+            }
+        }
+    }
+    pairs
 }
 
 /// A packet with what may differ made alike.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 pub(crate) use calls::Packets;
 pub use calls::{Call, Difference, Ended, compare};
-pub(crate) use redactor::{Redactor, redact};
+pub(crate) use redactor::{Redactor, redact, without_redacted};
 pub use text::ParseError;
 
 /// A recorded session. Tokens are not in it: those of the handshake are left out, those in replies are zeros.

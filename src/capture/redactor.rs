@@ -12,10 +12,13 @@ const SECRET_REPLIES: [&[u8]; 3] = [
     b"/coder.tailnet.v2.Tailnet/RefreshResumeToken",
 ];
 
-/// Parameters of a target that hold tokens.
-const SECRET_PARAMETERS: [&str; 2] = ["coder_session_token", "resume_token"];
+/// Parameters of a target that hold no token. Of others nobody knows what they hold.
+const PLAIN_PARAMETERS: [&str; 2] = ["role", "version"];
 
-/// The target of a request without the tokens in its query.
+/// What stands in the place of a value that may be a token.
+const REDACTED: &str = "REDACTED";
+
+/// The target of a request without the tokens that may be in its query.
 pub(crate) fn redact(target: &str) -> String {
     let Some((path, query)) = target.split_once('?') else {
         return target.to_owned();
@@ -23,10 +26,23 @@ pub(crate) fn redact(target: &str) -> String {
     let pairs: Vec<_> = query
         .split('&')
         .map(|pair| match pair.split_once('=') {
-            Some((name, _)) if SECRET_PARAMETERS.contains(&name) => format!("{name}=REDACTED"),
+            // What some take for the end of a pair may be followed by anything.
+            Some((name, value)) if !PLAIN_PARAMETERS.contains(&name) || value.contains(';') => {
+                format!("{name}={REDACTED}")
+            }
             _ => pair.to_owned(),
         })
         .collect();
+    format!("{path}?{}", pairs.join("&"))
+}
+
+/// The target without what was redacted, for a server that would take it for a token.
+pub(crate) fn without_redacted(target: &str) -> String {
+    let Some((path, query)) = target.split_once('?') else {
+        return target.to_owned();
+    };
+    let is_whole = |pair: &&str| pair.split_once('=').is_none_or(|(_, value)| value != REDACTED);
+    let pairs: Vec<_> = query.split('&').filter(is_whole).collect();
     format!("{path}?{}", pairs.join("&"))
 }
 

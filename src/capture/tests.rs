@@ -101,6 +101,31 @@ fn another_answer_is_a_difference_and_another_time_is_none() {
     }
 }
 
+#[test]
+fn calls_at_the_same_time_are_compared_whatever_streams_they_took() {
+    let call = |stream: u32, text: &str, reply: &str| {
+        let sent = format!(
+            "0.1 > binary\n  data syn stream {stream} length 19\n  invoke 1/1 done \"/t/Echo\"\n  message 1/2 done \
+             0a02.\"{text}\"\n0.2 < binary\n  data ack stream {stream} length 8\n"
+        );
+        sent + &format!("  message 1/1 done 0a02.\"{reply}\"\n")
+    };
+    let of = |calls: &[String]| {
+        let head = TEXT.split_once("\n\n").unwrap().0;
+        Capture::parse(&format!("{head}\n\n{}", calls.concat())).unwrap()
+    };
+    let first = of(&[call(1, "a1", "A1"), call(3, "b2", "B2"), call(5, "b2", "B2")]);
+    let other = of(&[call(1, "b2", "B2"), call(3, "a1", "A1"), call(5, "b2", "B2")]);
+    assert_eq!(compare(&first, &other), []);
+    // What the agent said may differ too, such as a time.
+    let later = of(&[call(1, "b2", "B2"), call(3, "a3", "A1"), call(5, "b2", "B2")]);
+    assert_eq!(compare(&first, &later), []);
+    let fewer = of(&[call(1, "b2", "B2"), call(3, "a1", "XX")]);
+    let streams = |differences: Vec<Difference>| differences.iter().map(|one| one.stream).collect::<Vec<_>>();
+    assert_eq!(streams(compare(&first, &fewer)), [1, 5]);
+    assert_eq!(streams(compare(&fewer, &first)), [3, 5]);
+}
+
 /// Two messages of a stream, of which the agent waits for one and gives the call up.
 const GIVEN_UP: &str = "\
 drpcd capture 1
@@ -179,7 +204,20 @@ fn tokens_in_a_target_are_left_out() {
         redact("/rpc?version=2.8&coder_session_token=secret&resume_token=other"),
         "/rpc?version=2.8&coder_session_token=REDACTED&resume_token=REDACTED"
     );
+    for (secret, redacted) in [
+        ("access_token=secret", "access_token=REDACTED"),
+        ("coder%5Fsession_token=secret", "coder%5Fsession_token=REDACTED"),
+        ("version=2;coder_session_token=secret", "version=REDACTED"),
+        ("version=2.8&role=", "version=2.8&role="),
+    ] {
+        assert_eq!(redact(&format!("/rpc?{secret}")), format!("/rpc?{redacted}"));
+    }
     assert_eq!(redact("/rpc"), "/rpc");
+    assert_eq!(
+        without_redacted("/rpc?version=2.8&coder_session_token=REDACTED&role=x"),
+        "/rpc?version=2.8&role=x"
+    );
+    assert_eq!(without_redacted("/rpc"), "/rpc");
 }
 
 #[test]

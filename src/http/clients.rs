@@ -110,6 +110,7 @@ async fn admit<H: SessionHost>(
 ) -> Result<NewClientSession, ApiError> {
     let place = app.place()?;
     let client = client(app, host, request).await?;
+    let place = place.of_client(client.owner_id)?;
     let agent = match agent {
         Some(text) => Some(own_agent(app, host, &client, text).await?),
         None => None,

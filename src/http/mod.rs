@@ -16,6 +16,7 @@ mod outbound;
 mod places;
 mod query;
 mod rpc;
+mod shares;
 mod upgrade;
 mod version;
 mod websocket;
@@ -40,9 +41,11 @@ pub(crate) mod fuzzing {
 
 /// What [`crate::limits`] tells operators of.
 pub(crate) mod limits {
-    pub(crate) use super::agents::{MAX_BODY, MAX_BODY_MEMORY, MAX_LISTENERS, MAX_REINIT_STREAMS};
+    pub(crate) use super::agents::{
+        EACH, MAX_BODY, MAX_BODY_MEMORY, MAX_LISTENERS, MAX_REINIT_STREAMS, READ_TIMEOUT,
+    };
     pub(crate) use super::listener::{HEAD_TIMEOUT, MAX_CONNECTIONS, MAX_HEAD};
-    pub(crate) use super::places::MAX_AGENT_SESSIONS;
+    pub(crate) use super::places::{MAX_AGENT_SESSIONS, MAX_CLIENT_SESSIONS};
     pub(crate) use super::rpc::UPGRADE_TIMEOUT;
 }
 
@@ -52,7 +55,7 @@ pub use health::BUILD_VERSION;
 pub use listener::Listener;
 pub use outbound::{Outbound, OutboundError};
 pub use places::Place;
-use places::Places;
+use places::{Places, Unclaimed};
 pub use websocket::WebSocketPipe;
 
 use crate::client_token::ClientToken;
@@ -230,12 +233,19 @@ impl<H: SessionHost> App<H> {
         self.handshakes.wait().await;
     }
 
-    /// Room for a session whose agent is not known yet.
-    fn place(&self) -> Result<Place, ApiError> {
-        if !(self.has_memory)() {
-            return Err(places::full());
-        }
+    /// Room for a session of which nobody knows yet whose it is.
+    fn place(&self) -> Result<Unclaimed<'_>, ApiError> {
+        self.expect_memory()?;
         self.places.take()
+    }
+
+    /// Refuses what lasts while there is no memory for it.
+    fn expect_memory(&self) -> Result<(), ApiError> {
+        if (self.has_memory)() {
+            Ok(())
+        } else {
+            Err(places::full())
+        }
     }
 
     /// The host, while agents may come.

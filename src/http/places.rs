@@ -1,29 +1,29 @@
-//! Room for sessions: how many in all, and how many of one agent.
+//! Room for sessions: how many in all, how many of one agent, and of one user's clients.
 //!
 //! Owns who holds a place. Must never end a session: whoever comes too many is refused, and comes again.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use futures_util::future::Either;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::ApiError;
-use crate::ids::AgentId;
+use super::shares::{Share, Shares};
+use crate::ids::{AgentId, UserId};
 
 /// Most sessions of one agent. It has one, and a few helpers beside it; after a loss of the network those that are not yet
 /// known to be dead stay for half a minute, in which an agent dials some ten times.
-pub(crate) const MAX_AGENT_SESSIONS: u32 = 64;
+pub(crate) const MAX_AGENT_SESSIONS: usize = 64;
+
+/// Most sessions of one user's clients. Each terminal and editor that is open on a workspace has one.
+pub(crate) const MAX_CLIENT_SESSIONS: usize = 256;
 
 /// Room for sessions. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct Places(Arc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
+pub(super) struct Places {
     all: Arc<Semaphore>,
-    /// Sessions of each agent that has any.
-    of_agents: Mutex<HashMap<AgentId, u32>>,
+    of_agents: Shares<AgentId>,
+    of_clients: Shares<UserId>,
 }
 
 /// What is said when there is no room for anybody.
@@ -38,25 +38,47 @@ impl Places {
             0 => Semaphore::MAX_PERMITS,
             most => most.min(Semaphore::MAX_PERMITS),
         };
-        Self(Arc::new(Inner {
+        Self {
             all: Arc::new(Semaphore::new(permits)),
-            of_agents: Mutex::default(),
-        }))
+            of_agents: Shares::new(MAX_AGENT_SESSIONS),
+            of_clients: Shares::new(MAX_CLIENT_SESSIONS),
+        }
     }
 
-    /// Takes a place for a session whose agent is not known yet.
-    pub(super) fn take(&self) -> Result<Place, ApiError> {
-        let permit = Arc::clone(&self.0.all).try_acquire_owned().map_err(|_| full())?;
+    /// Takes a place for a session of which nobody knows yet whose it is.
+    pub(super) fn take(&self) -> Result<Unclaimed<'_>, ApiError> {
+        let permit = Arc::clone(&self.all).try_acquire_owned().map_err(|_| full())?;
+        Ok(Unclaimed { permit, places: self })
+    }
+}
+
+/// Room for a session, until it is known whose it is.
+#[derive(Debug)]
+pub(super) struct Unclaimed<'p> {
+    permit: OwnedSemaphorePermit,
+    places: &'p Places,
+}
+
+impl Unclaimed<'_> {
+    /// Counts the session as one of `agent`'s.
+    pub(super) fn of_agent(self, agent: AgentId) -> Result<Place, ApiError> {
+        let share = self.places.of_agents.take(agent, 1);
+        let share = share.ok_or_else(|| ApiError::unavailable("The agent has too many connections."))?;
         Ok(Place {
-            _permit: permit,
-            places: self.clone(),
-            agent: None,
+            _permit: self.permit,
+            _of: Either::Left(share),
         })
     }
 
-    fn of_agents(&self) -> MutexGuard<'_, HashMap<AgentId, u32>> {
-        // Nothing that runs under the lock leaves it half-changed.
-        self.0.of_agents.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Counts the session as one of `user`'s clients.
+    pub(super) fn of_client(self, user: UserId) -> Result<Place, ApiError> {
+        let share = self.places.of_clients.take(user, 1);
+        let share =
+            share.ok_or_else(|| ApiError::unavailable("The user's clients have too many connections."))?;
+        Ok(Place {
+            _permit: self.permit,
+            _of: Either::Right(share),
+        })
     }
 }
 
@@ -64,35 +86,7 @@ impl Places {
 #[derive(Debug)]
 pub struct Place {
     _permit: OwnedSemaphorePermit,
-    places: Places,
-    agent: Option<AgentId>,
-}
-
-impl Place {
-    /// Counts the session as one of `agent`'s.
-    pub(super) fn claim(&mut self, agent: AgentId) -> Result<(), ApiError> {
-        let mut of_agents = self.places.of_agents();
-        let count = of_agents.entry(agent).or_default();
-        if *count >= MAX_AGENT_SESSIONS {
-            return Err(ApiError::unavailable("The agent has too many connections."));
-        }
-        *count += 1;
-        self.agent = Some(agent);
-        Ok(())
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let Some(agent) = self.agent else { return };
-        let mut of_agents = self.places.of_agents();
-        if let Entry::Occupied(mut entry) = of_agents.entry(agent) {
-            *entry.get_mut() -= 1;
-            if *entry.get() == 0 {
-                entry.remove();
-            }
-        }
-    }
+    _of: Either<Share<AgentId>, Share<UserId>>,
 }
 
 #[cfg(test)]
@@ -106,9 +100,7 @@ mod tests {
     }
 
     fn take(places: &Places, of: AgentId) -> Result<Place, ApiError> {
-        let mut place = places.take()?;
-        place.claim(of)?;
-        Ok(place)
+        places.take()?.of_agent(of)
     }
 
     #[test]
@@ -127,7 +119,24 @@ mod tests {
         held.pop();
         drop(take(&places, agent(1)).unwrap());
         held.clear();
-        assert_eq!(places.of_agents().len(), 0, "nothing is kept of who left");
+        assert_eq!(places.of_agents.holders(), 0, "nothing is kept of who left");
+    }
+
+    #[test]
+    fn a_user_has_so_many_sessions_of_clients_and_no_more() {
+        let places = Places::new(0);
+        let take = |user| places.take().unwrap().of_client(UserId(Uuid::from_u128(user)));
+        let mut held: Vec<_> = (1..MAX_CLIENT_SESSIONS).map(|_| take(1).unwrap()).collect();
+        held.push(take(1).unwrap());
+        assert_eq!(
+            take(1).unwrap_err(),
+            ApiError::unavailable("The user's clients have too many connections.")
+        );
+        take(2).unwrap();
+        held.pop();
+        drop(take(1).unwrap());
+        held.clear();
+        assert_eq!(places.of_clients.holders(), 0, "nothing is kept of who left");
     }
 
     #[test]

@@ -85,11 +85,11 @@ async fn admit<H: SessionHost>(
     host: &H,
     request: &axum::http::request::Parts,
 ) -> Result<NewSession, ApiError> {
-    let mut place = app.place()?;
+    let place = app.place()?;
     // What changes from here on, the session is told.
     let heard = host.heard();
     let authenticated = auth::authenticate(app, host, request).await?;
-    place.claim(authenticated.agent.id)?;
+    let place = place.of_agent(authenticated.agent.id)?;
     let api_version = api_version(app, request)?;
     let role = query::first_non_empty(request.uri.query(), "role").map(Cow::into_owned);
     Ok(NewSession {

@@ -34,7 +34,7 @@ const ENQUEUED_CHANNEL: &str = "notification_enqueued";
 
 /// Bytes of a payload. It lists names, paths and links of one workspace, some hundred bytes; what reaches this bound
 /// would only fill the queue.
-const MAX_PAYLOAD: usize = 64 << 10;
+pub(crate) const MAX_PAYLOAD: usize = 64 << 10;
 
 /// How notifications go out.
 #[derive(Clone, Copy, Debug)]

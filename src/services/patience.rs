@@ -154,11 +154,19 @@ impl Patience {
             }
             self.clock.sleep(spread).await;
             pause = (pause * 2).min(MAX_PAUSE);
-            // The semaphore is never closed.
-            let _try = self.tries.acquire().await;
-            match attempt().await {
-                Err(next) if next.is_unavailable() => error = next,
-                answer => return answer,
+            let tried = async {
+                // The semaphore is never closed.
+                let _try = self.tries.acquire().await;
+                attempt().await
+            };
+            tokio::select! {
+                biased;
+                answer = tried => match answer {
+                    Err(next) if next.is_unavailable() => error = next,
+                    answer => return answer,
+                },
+                // Many wait for their turn, or the store is silent.
+                () = self.clock.sleep(deadline.saturating_duration_since(self.clock.monotonic())) => return Err(error),
             }
         }
     }
@@ -290,6 +298,29 @@ mod tests {
             waited <= DEFAULT_STORE_WAIT && waited + MAX_PAUSE >= DEFAULT_STORE_WAIT,
             "{waited:?}"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_ends_then_even_if_many_wait_for_their_turn_or_the_store_is_silent() {
+        const MANY: usize = 4 * MAX_TRIES_AT_ONCE;
+        let patience = patience(DEFAULT_STORE_WAIT);
+        let start = patience.clock.monotonic();
+        let silent = |tries: Cell<u32>| {
+            let patience = &patience;
+            async move {
+                let attempt = async || {
+                    if tries.replace(1) > 0 {
+                        std::future::pending::<()>().await;
+                    }
+                    Err::<(), _>(away())
+                };
+                patience.call(Holder::ALL, 0, attempt).await
+            }
+        };
+        let calls = (0..MANY).map(|_| silent(Cell::new(0)));
+        let answers = futures_util::future::join_all(calls).await;
+        assert_eq!(answers, vec![Err(away()); MANY]);
+        assert_eq!(start.elapsed(), DEFAULT_STORE_WAIT);
     }
 
     #[tokio::test(start_paused = true)]

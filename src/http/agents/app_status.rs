@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::super::error::{ApiError, Validation, json};
 use super::super::{App, SessionHost, auth};
-use super::{body, caller};
+use super::{Caller, body, caller};
 use crate::services::agent::{AppReporter, AppStatusError, AppStatusReport};
 use crate::store::{AppStatusState, StoreError};
 
@@ -27,8 +27,12 @@ pub(super) async fn patch<H: SessionHost>(
     request: Request,
 ) -> Result<Response, ApiError> {
     let (request, body) = request.into_parts();
-    let (host, authenticated) = caller(&app, &request).await?;
-    let body = body::read(&app, body).await?;
+    let Caller {
+        host,
+        authenticated,
+        at_work: _at_work,
+    } = caller(&app, &request).await?;
+    let body = body::read(&app, authenticated.workspace.id, body).await?;
     let status: NewStatus = body.json("\u{fffd}")?;
     let reporter = AppReporter {
         agent_id: authenticated.agent.id,

@@ -9,14 +9,16 @@ use serde::de::DeserializeOwned;
 use tokio::sync::SemaphorePermit;
 
 use super::super::error::{ApiError, Validation};
+use super::super::shares::Share;
 use super::super::{App, SessionHost};
+use crate::ids::WorkspaceId;
 
 /// Largest body. Lines of a request make at most 1 MiB, as tools send them, and hardly a byte takes more than one in JSON;
 /// the agents' own calls may have as much.
 pub(crate) const MAX_BODY: usize = 4 << 20;
 
 /// How long a body may take to come. Tools wait for 30 s in all.
-const READ_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Memory that bodies may take together. Most are of a few hundred bytes; only who has a token can send one.
 pub(crate) const MAX_MEMORY: usize = 64 << 20;
@@ -26,21 +28,33 @@ pub(super) const PIECE: usize = 4 << 10;
 
 /// A body, and its share of [`MAX_MEMORY`].
 pub(super) struct Bytes<'b> {
-    bytes: Vec<u8>,
+    content: Vec<u8>,
     _memory: Option<SemaphorePermit<'b>>,
+    _share: Share<WorkspaceId>,
 }
 
-/// Reads a body to its end.
-pub(super) async fn read<H: SessionHost>(app: &App<H>, body: Body) -> Result<Bytes<'_>, ApiError> {
+/// Reads a body of a request of `workspace` to its end.
+pub(super) async fn read<H: SessionHost>(
+    app: &App<H>,
+    workspace: WorkspaceId,
+    body: Body,
+) -> Result<Bytes<'_>, ApiError> {
     tokio::select! {
-        read = collect(app, body) => read,
+        read = collect(app, workspace, body) => read,
         () = app.clock.sleep(READ_TIMEOUT) => {
             Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "Request body did not come in time."))
         }
     }
 }
 
-async fn collect<H: SessionHost>(app: &App<H>, body: Body) -> Result<Bytes<'_>, ApiError> {
+async fn collect<H: SessionHost>(
+    app: &App<H>,
+    workspace: WorkspaceId,
+    body: Body,
+) -> Result<Bytes<'_>, ApiError> {
+    let bounds = &app.bounds;
+    let too_many = || ApiError::unavailable("Too many large requests are at work.");
+    let mut share = bounds.body_memory_each.take(workspace, 0).ok_or_else(too_many)?;
     let mut parts = body.into_data_stream();
     let mut bytes: Vec<u8> = Vec::new();
     let mut memory: Option<SemaphorePermit<'_>> = None;
@@ -53,12 +67,14 @@ async fn collect<H: SessionHost>(app: &App<H>, body: Body) -> Result<Bytes<'_>, 
         }
         let held = memory.as_ref().map_or(0, SemaphorePermit::num_permits);
         let pieces = (bytes.len() + part.len()).div_ceil(PIECE).saturating_sub(held);
+        if !share.grow(pieces) {
+            return Err(too_many());
+        }
         // Bounded by `MAX_BODY`, so it fits.
-        let more = app
-            .bounds
+        let more = bounds
             .body_memory
             .try_acquire_many(u32::try_from(pieces).unwrap_or(u32::MAX));
-        let more = more.map_err(|_| ApiError::unavailable("Too many large requests are at work."))?;
+        let more = more.map_err(|_| too_many())?;
         match &mut memory {
             Some(memory) => memory.merge(more),
             None => memory = Some(more),
@@ -66,8 +82,9 @@ async fn collect<H: SessionHost>(app: &App<H>, body: Body) -> Result<Bytes<'_>, 
         bytes.extend_from_slice(&part);
     }
     Ok(Bytes {
-        bytes,
+        content: bytes,
         _memory: memory,
+        _share: share,
     })
 }
 
@@ -75,7 +92,7 @@ impl Bytes<'_> {
     /// What the JSON says. Like Go's decoder it looks at the first value only. What is no UTF-8 becomes
     /// `replacement`, one for each run of bytes, as Go's `strings.ToValidUTF8` has it.
     pub(super) fn json<T: DeserializeOwned>(&self, replacement: &str) -> Result<T, ApiError> {
-        let text = valid_utf8(&self.bytes, replacement);
+        let text = valid_utf8(&self.content, replacement);
         let mut deserializer = serde_json::Deserializer::from_str(&text);
         T::deserialize(&mut deserializer).map_err(|error| {
             invalid(match error.classify() {

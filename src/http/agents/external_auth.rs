@@ -12,7 +12,7 @@ use axum::response::Response;
 use super::super::error::{ApiError, json};
 use super::super::listener::ConnectionPlace;
 use super::super::{App, SessionHost, auth, query};
-use super::caller;
+use super::{Caller, caller};
 use crate::services::external_auth::{ExternalAuthError, Wanted};
 
 pub(super) async fn get<H: SessionHost>(
@@ -20,11 +20,15 @@ pub(super) async fn get<H: SessionHost>(
     request: Request,
 ) -> Result<Response, ApiError> {
     let (request, _) = request.into_parts();
-    let (host, authenticated) = caller(&app, &request).await?;
+    let Caller {
+        host,
+        authenticated,
+        at_work,
+    } = caller(&app, &request).await?;
     auth::user_data(&authenticated)?;
     let url = request.uri.query();
     let wanted = wanted(url)?;
-    let owner = authenticated.workspace.owner_id;
+    let (owner, workspace) = (authenticated.workspace.owner_id, authenticated.workspace.id);
     drop(authenticated);
     let asked = |listen| host.external_auth().token(owner, &wanted, listen);
     if query::first(url, "listen").is_none() {
@@ -33,9 +37,10 @@ pub(super) async fn get<H: SessionHost>(
             .map(|answer| json(&answer))
             .map_err(|error| refused(&error));
     }
-    let permit = Arc::clone(&app.bounds.listeners).try_acquire_owned();
-    let _place =
-        permit.map_err(|_| ApiError::unavailable("Too many requests wait for external providers."))?;
+    let room = app.bounds.listeners.take(workspace);
+    let _room =
+        room.ok_or_else(|| ApiError::unavailable("Too many requests wait for external providers."))?;
+    drop(at_work);
     if let Some(place) = request.extensions.get::<ConnectionPlace>() {
         place.give_back();
     }

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::super::error::{ApiError, json};
 use super::super::{App, SessionHost, auth};
-use super::caller;
+use super::{Caller, caller};
 
 #[derive(Serialize)]
 struct Key<'k> {
@@ -24,7 +24,11 @@ pub(super) async fn get<H: SessionHost>(
     request: Request,
 ) -> Result<Response, ApiError> {
     let (request, _) = request.into_parts();
-    let (host, authenticated) = caller(&app, &request).await?;
+    let Caller {
+        host,
+        authenticated,
+        at_work: _at_work,
+    } = caller(&app, &request).await?;
     auth::user_data(&authenticated)?;
     let owner = authenticated.workspace.owner_id;
     let key = auth::in_time(&app.clock, host.git_ssh_key(owner))

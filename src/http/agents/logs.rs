@@ -3,20 +3,23 @@
 //! Source of the texts: coder/coder `coderd/workspaceagents.go` (`workspaceAgentPostLogSource`,
 //! `patchWorkspaceAgentLogs`).
 
+use std::fmt;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use serde::{Deserialize, Serialize};
+use serde::de::{IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
 use super::super::error::{ApiError, json, json_with};
 use super::super::{App, SessionHost, auth};
 use super::body::{self, without_nul};
-use super::{caller, subject};
+use super::{Caller, caller, subject};
 use crate::ids::{AgentId, LogSourceId};
 use crate::mux::quote;
+use crate::services::agent::limits::MAX_LOG_LINES;
 use crate::services::agent::{LogsError, LogsStored, NO_TEXT, clean_log_line};
 use crate::store::{LogLevel, LogLine};
 
@@ -45,8 +48,12 @@ pub(super) async fn post_source<H: SessionHost>(
     request: Request,
 ) -> Result<Response, ApiError> {
     let (request, body) = request.into_parts();
-    let (host, authenticated) = caller(&app, &request).await?;
-    let body = body::read(&app, body).await?;
+    let Caller {
+        host,
+        authenticated,
+        at_work: _at_work,
+    } = caller(&app, &request).await?;
+    let body = body::read(&app, authenticated.workspace.id, body).await?;
     let source: NewSource = body.json("\u{fffd}")?;
     without_nul("display_name", &source.display_name)?;
     without_nul("icon", &source.icon)?;
@@ -72,7 +79,47 @@ struct NewLogs {
     #[serde(default)]
     log_source_id: Uuid,
     #[serde(default)]
-    logs: Option<Vec<NewLine>>,
+    logs: Option<NewLines>,
+}
+
+/// The lines of a request, as many as it may have. More of them, which can be empty, would take many times the memory of
+/// their body.
+#[derive(Default)]
+struct NewLines {
+    lines: Vec<NewLine>,
+    /// How many there were.
+    count: usize,
+}
+
+impl<'de> Deserialize<'de> for NewLines {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(LinesVisitor)
+    }
+}
+
+struct LinesVisitor;
+
+impl<'de> Visitor<'de> for LinesVisitor {
+    type Value = NewLines;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a sequence")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<NewLines, A::Error> {
+        let mut lines = Vec::new();
+        while lines.len() < MAX_LOG_LINES {
+            match list.next_element()? {
+                Some(line) => lines.push(line),
+                None => break,
+            }
+        }
+        let mut count = lines.len();
+        while list.next_element::<IgnoredAny>()?.is_some() {
+            count += 1;
+        }
+        Ok(NewLines { lines, count })
+    }
 }
 
 #[derive(Deserialize)]
@@ -88,14 +135,22 @@ pub(super) async fn patch<H: SessionHost>(
     request: Request,
 ) -> Result<Response, ApiError> {
     let (request, body) = request.into_parts();
-    let (host, authenticated) = caller(&app, &request).await?;
-    let body = body::read(&app, body).await?;
+    let Caller {
+        host,
+        authenticated,
+        at_work: _at_work,
+    } = caller(&app, &request).await?;
+    let body = body::read(&app, authenticated.workspace.id, body).await?;
     let NewLogs { log_source_id, logs } = body.json(NO_TEXT)?;
-    let logs = logs.unwrap_or_default();
-    if logs.is_empty() {
+    let NewLines { lines, count } = logs.unwrap_or_default();
+    if count == 0 {
         return Err(ApiError::new(StatusCode::BAD_REQUEST, "No logs provided."));
     }
-    let lines = logs.into_iter().map(line).collect::<Result<Vec<_>, _>>()?;
+    if count > MAX_LOG_LINES {
+        let error = ApiError::new(StatusCode::BAD_REQUEST, "Too many logs provided.");
+        return Err(error.detail(LogsError::TooManyLines(count).to_string()));
+    }
+    let lines = lines.into_iter().map(line).collect::<Result<Vec<_>, _>>()?;
     if log_source_id.is_nil() {
         let made = host.agents().insert_external_source(subject(&authenticated));
         auth::in_time(&app.clock, made)

@@ -18,13 +18,15 @@ use std::sync::Arc;
 use axum::Router;
 use axum::http::request::Parts;
 use axum::routing::{get, patch, post};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-pub(crate) use body::{MAX_BODY, MAX_MEMORY as MAX_BODY_MEMORY};
+pub(crate) use body::{MAX_BODY, MAX_MEMORY as MAX_BODY_MEMORY, READ_TIMEOUT};
 
 use super::error::ApiError;
+use super::shares::{Share, Shares};
 use super::{App, SessionHost, auth};
 use crate::batch::connections::Subject;
+use crate::ids::WorkspaceId;
 use crate::store::Authenticated;
 
 /// Most requests that wait for a link to an external provider. Each reads a row a second, while a person logs in.
@@ -33,23 +35,77 @@ pub(crate) const MAX_LISTENERS: usize = 256;
 /// Most streams of claims. Every agent holds one for as long as it lives.
 pub(crate) const MAX_REINIT_STREAMS: usize = 65_536;
 
-/// Room for requests that last or are large.
+/// What the agents of one workspace may have of these, with its sub agents, which it can make.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Each {
+    /// Requests at work that neither listen nor are streams of claims. Tools send one at a time.
+    pub(crate) requests: usize,
+    pub(crate) listeners: usize,
+    pub(crate) reinit_streams: usize,
+    /// Bytes of bodies: two of the largest.
+    pub(crate) body_memory: usize,
+}
+
+/// A workspace has a handful of agents, each with a stream and a few tools.
+pub(crate) const EACH: Each = Each {
+    requests: 64,
+    listeners: 32,
+    reinit_streams: 256,
+    body_memory: 2 * MAX_BODY,
+};
+
+/// Room for requests that last or are large: in all, and for each workspace.
 #[derive(Debug)]
 pub(super) struct Bounds {
-    listeners: Arc<Semaphore>,
-    reinit_streams: Arc<Semaphore>,
+    listeners: Room,
+    reinit_streams: Room,
+    requests: Shares<WorkspaceId>,
     /// In pieces of [`body::PIECE`].
     body_memory: Semaphore,
+    body_memory_each: Shares<WorkspaceId>,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
         Self {
-            listeners: Arc::new(Semaphore::new(MAX_LISTENERS)),
-            reinit_streams: Arc::new(Semaphore::new(MAX_REINIT_STREAMS)),
+            listeners: Room::new(MAX_LISTENERS, EACH.listeners),
+            reinit_streams: Room::new(MAX_REINIT_STREAMS, EACH.reinit_streams),
+            requests: Shares::new(EACH.requests),
             body_memory: Semaphore::new(body::MAX_MEMORY / body::PIECE),
+            body_memory_each: Shares::new(EACH.body_memory / body::PIECE),
         }
     }
+}
+
+/// Room for requests of a kind that last.
+#[derive(Debug)]
+struct Room {
+    all: Arc<Semaphore>,
+    each: Shares<WorkspaceId>,
+}
+
+impl Room {
+    fn new(all: usize, each: usize) -> Self {
+        Self {
+            all: Arc::new(Semaphore::new(all)),
+            each: Shares::new(each),
+        }
+    }
+
+    /// Room for one request of `workspace`; `None` if there is none.
+    fn take(&self, workspace: WorkspaceId) -> Option<Lasting> {
+        Some(Lasting {
+            _each: self.each.take(workspace, 1)?,
+            _all: Arc::clone(&self.all).try_acquire_owned().ok()?,
+        })
+    }
+}
+
+/// Room that a request has until it ends.
+#[derive(Debug)]
+struct Lasting {
+    _each: Share<WorkspaceId>,
+    _all: OwnedSemaphorePermit,
 }
 
 /// The routes, without what is common to them.
@@ -64,13 +120,24 @@ pub(super) fn routes<H: SessionHost>() -> Router<Arc<App<H>>> {
 }
 
 /// Who asks, and who answers.
-async fn caller<'a, H: SessionHost>(
-    app: &'a App<H>,
-    request: &Parts,
-) -> Result<(&'a H, Authenticated), ApiError> {
+struct Caller<'a, H> {
+    host: &'a H,
+    authenticated: Authenticated,
+    /// Its place among the requests of its workspace, held while it is at work.
+    at_work: Share<WorkspaceId>,
+}
+
+async fn caller<'a, H: SessionHost>(app: &'a App<H>, request: &Parts) -> Result<Caller<'a, H>, ApiError> {
     let host = app.host().ok_or_else(ApiError::not_open)?;
     let authenticated = auth::authenticate(app, host, request).await?;
-    Ok((host, authenticated))
+    let at_work = app.bounds.requests.take(authenticated.workspace.id, 1);
+    let at_work =
+        at_work.ok_or_else(|| ApiError::unavailable("The workspace has too many requests at work."))?;
+    Ok(Caller {
+        host,
+        authenticated,
+        at_work,
+    })
 }
 
 /// Whom events of a request are about.

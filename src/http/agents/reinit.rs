@@ -15,13 +15,12 @@ use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use futures_util::stream;
 use serde::Serialize;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Interval;
 
 use super::super::error::ApiError;
 use super::super::listener::ConnectionPlace;
 use super::super::{App, SessionHost};
-use super::caller;
+use super::{Caller, Lasting, caller};
 use crate::ids::WorkspaceId;
 use crate::services::agent::Claims;
 
@@ -43,9 +42,15 @@ pub(super) async fn get<H: SessionHost>(
     request: Request,
 ) -> Result<Response, ApiError> {
     let (request, _) = request.into_parts();
-    let (host, authenticated) = caller(&app, &request).await?;
-    let permit = Arc::clone(&app.bounds.reinit_streams).try_acquire_owned();
-    let permit = permit.map_err(|_| ApiError::unavailable("Too many agents wait for claims."))?;
+    let Caller {
+        host,
+        authenticated,
+        at_work,
+    } = caller(&app, &request).await?;
+    app.expect_memory()?;
+    let room = app.bounds.reinit_streams.take(authenticated.workspace.id);
+    let room = room.ok_or_else(|| ApiError::unavailable("Too many agents wait for claims."))?;
+    drop(at_work);
     if let Some(place) = request.extensions.get::<ConnectionPlace>() {
         place.give_back();
     }
@@ -53,7 +58,7 @@ pub(super) async fn get<H: SessionHost>(
         claims: host.agents().claims(&authenticated.workspace),
         pings: app.clock.interval(PING_INTERVAL),
         workspace: authenticated.workspace.id,
-        _permit: permit,
+        _room: room,
     };
     let stopping = app.stopping.clone();
     let stream = stream::unfold(events, move |mut events| {
@@ -87,7 +92,7 @@ struct Events {
     claims: Claims,
     pings: Interval,
     workspace: WorkspaceId,
-    _permit: OwnedSemaphorePermit,
+    _room: Lasting,
 }
 
 impl Events {

@@ -5,6 +5,7 @@ mod kit;
 mod logs;
 mod refresh;
 mod reinit;
+mod shares;
 mod statuses;
 
 use serde_json::{Value, json};

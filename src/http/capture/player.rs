@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::frames::{Frames, NoFrame, client_frame};
-use crate::capture::{Capture, FrameKind, Packets, Record, Redactor, Side};
+use crate::capture::{Capture, FrameKind, Packets, Record, Redactor, Side, without_redacted};
 use crate::clock::{Clock, Instant};
 use crate::mux::inspect::{MuxFrame, Piece};
 
@@ -152,7 +152,7 @@ impl<'c> Player<'c> {
         let request = format!(
             "GET {} HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\nCoder-Session-Token: {token}\r\n\r\n",
-            capture.target
+            without_redacted(&capture.target)
         );
         stream.write_all(request.as_bytes()).await?;
         let mut head = Vec::new();

@@ -11,6 +11,7 @@ pub(super) use clean::clean;
 use std::collections::BTreeMap;
 
 pub use self::status::{AppReporter, AppStatusError, AppStatusReport};
+pub(crate) use self::status::{MAX_MESSAGE as MAX_STATUS_MESSAGE, MAX_URI as MAX_STATUS_URI};
 use super::{AgentApi, enum_name, uuid};
 use crate::ids::AppId;
 use crate::mux::{Status, quote};

@@ -40,10 +40,11 @@ use uuid::Uuid;
 
 /// What [`crate::limits`] tells operators of.
 pub(crate) mod limits {
+    pub(crate) use super::apps::{MAX_STATUS_MESSAGE, MAX_STATUS_URI};
     pub(crate) use super::boundary_logs::MAX_LINES as MAX_BOUNDARY_LINES;
     pub(crate) use super::logs::MAX_LINES as MAX_LOG_LINES;
     pub(crate) use super::metadata::{MAX_KEYS as MAX_METADATA_KEYS, MAX_TEXT as MAX_METADATA_TEXT};
-    pub(crate) use super::subagent::MAX_APPS as MAX_SUB_AGENT_APPS;
+    pub(crate) use super::subagent::{MAX_APPS as MAX_SUB_AGENT_APPS, MAX_DISPLAY_APPS};
 }
 
 pub use self::announcement_banners::{Appearance, AppearanceError, Banner, StoreAppearance};

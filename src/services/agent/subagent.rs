@@ -23,7 +23,7 @@ use crate::store::{
 pub(crate) const MAX_APPS: usize = 1_000;
 
 /// Display apps of one request, duplicates included; there are five kinds.
-const MAX_DISPLAY_APPS: usize = 1_000;
+pub(crate) const MAX_DISPLAY_APPS: usize = 1_000;
 
 /// What is wrong with a field of a request.
 struct Invalid {

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,11 +19,13 @@ use crate::client_token::ClientToken;
 use crate::clock::Clock;
 pub(super) use crate::clock::testing::driven;
 use crate::coordinator::PeerId;
+use crate::http::agents::Bounds;
+use crate::http::shares::Shares;
 use crate::http::{
     ApiError, App, ConnectionInfo, Listener, NewClientSession, NewSession, Outbound, SessionHost,
     WebSocketPipe, router,
 };
-use crate::ids::{AgentId, AgentToken, UserId};
+use crate::ids::{AgentId, AgentToken, UserId, WorkspaceId};
 use crate::pubsub::Pubsub;
 use crate::secret::Secret;
 use crate::services::agent::{
@@ -105,6 +108,8 @@ pub(super) struct Kit {
     address: SocketAddr,
     token: String,
     stop: CancellationToken,
+    /// Whether there is memory for what lasts.
+    pub(super) has_memory: Arc<AtomicBool>,
 }
 
 fn hold(room: &Arc<Semaphore>, count: usize) -> OwnedSemaphorePermit {
@@ -122,17 +127,17 @@ impl AnyApp {
 
     /// Takes the room of so many streams of claims.
     pub(super) fn hold_reinit_streams(&self, count: usize) -> impl Sized + use<> {
-        hold(&self.0.bounds.reinit_streams, count)
+        hold(&self.0.bounds.reinit_streams.all, count)
     }
 
     /// Takes the room of so many listeners.
     pub(super) fn hold_listeners(&self, count: usize) -> impl Sized + use<> {
-        hold(&self.0.bounds.listeners, count)
+        hold(&self.0.bounds.listeners.all, count)
     }
 
     /// How many more listeners there is room for.
     pub(super) fn listener_room(&self) -> usize {
-        self.0.bounds.listeners.available_permits()
+        self.0.bounds.listeners.all.available_permits()
     }
 
     /// Takes so many pieces of the memory for bodies.
@@ -146,9 +151,19 @@ impl AnyApp {
         self.0.bounds.body_memory.available_permits()
     }
 
+    /// Takes so much of what the agents of a workspace may have of one kind.
+    pub(super) fn hold_each(
+        &self,
+        kind: fn(&Bounds) -> &Shares<WorkspaceId>,
+        workspace: WorkspaceId,
+        amount: usize,
+    ) -> impl Sized + use<> {
+        kind(&self.0.bounds).take(workspace, amount).unwrap()
+    }
+
     /// How many more streams there is room for.
     pub(super) fn reinit_room(&self) -> usize {
-        self.0.bounds.reinit_streams.available_permits()
+        self.0.bounds.reinit_streams.all.available_permits()
     }
 }
 
@@ -206,7 +221,10 @@ impl Kit {
         let external_auth =
             ExternalAuth::new(shared(), clock.clone(), patience, client, access_url, providers);
 
-        let app = Arc::new(App::new(clock.clone(), 8, 0));
+        let has_memory = Arc::new(AtomicBool::new(true));
+        let asked = Arc::clone(&has_memory);
+        let app = App::new(clock.clone(), 8, 0).with_memory_check(move || asked.load(Ordering::Relaxed));
+        let app = Arc::new(app);
         app.open(Host {
             store: Arc::clone(&store),
             agents,
@@ -222,6 +240,7 @@ impl Kit {
             address,
             token: agent.token.reveal().to_string(),
             stop,
+            has_memory,
         }
     }
 
@@ -293,6 +312,12 @@ impl Kit {
     pub(super) async fn agent(&self) -> String {
         let hex = self.value("SELECT id FROM workspace_agents").await;
         hex.parse::<uuid::Uuid>().unwrap().to_string()
+    }
+
+    /// The agent's workspace.
+    pub(super) async fn workspace(&self) -> WorkspaceId {
+        let id = self.value("SELECT id FROM workspaces").await;
+        WorkspaceId(id.parse().unwrap())
     }
 
     /// How many statements have run.

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::kit::{self, Kit};
 use crate::http::agents::body::PIECE;
 use crate::http::agents::{MAX_BODY, MAX_BODY_MEMORY};
+use crate::services::agent::limits::MAX_LOG_LINES;
 
 const SOURCE: &str = "11111111-1111-4111-8111-111111111111";
 
@@ -238,6 +239,29 @@ async fn what_no_store_keeps_is_replaced_before_lengths_count() {
         "a❌b❌c"
     );
     assert_eq!(kit.value("SELECT logs_length FROM workspace_agents").await, "9");
+}
+
+#[tokio::test]
+async fn a_request_has_so_many_lines_and_no_more() {
+    let kit = Kit::new().await;
+    for (lines, status) in [
+        (MAX_LOG_LINES - 1, 200),
+        (MAX_LOG_LINES, 200),
+        (MAX_LOG_LINES + 1, 400),
+        (1_000_000, 400),
+    ] {
+        let body = format!(r#"{{"logs":[{}{{}}]}}"#, "{},".repeat(lines - 1));
+        let answer = kit.send("PATCH", "logs", &body).await;
+        assert_eq!(answer.status, status, "{lines}: {}", answer.body);
+        if status == 400 {
+            answer.assert_json(
+                400,
+                &format!(
+                    r#"{{"message":"Too many logs provided.","detail":"{lines} log lines in one request exceed 65536"}}"#
+                ),
+            );
+        }
+    }
 }
 
 #[tokio::test]

@@ -479,6 +479,30 @@ async fn replies_of_calls_that_began_together_are_errors_once_too_much_waits() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_reply_is_an_error_from_the_limit_on() {
+    const UNSENT: &str = "too much of this session waits to be sent";
+    for (waits, reply) in [
+        (SESSION_SEND_LIMIT - 1, "slept"),
+        (SESSION_SEND_LIMIT, UNSENT),
+        (SESSION_SEND_LIMIT + 1, UNSENT),
+    ] {
+        let mut peer = Peer::new();
+        peer.send(&[call(1, "/t/Sleep", "1000")]).await;
+        peer.control
+            .shared()
+            .queued
+            .store(waits, std::sync::atomic::Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let sent = peer.received().concat();
+        let is_told = |text: &str| sent.windows(text.len()).any(|at| at == text.as_bytes());
+        assert_eq!(
+            [is_told("slept"), is_told(UNSENT)],
+            [reply != UNSENT, reply == UNSENT]
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn while_all_sessions_hold_too_much_one_may_hold_no_more_than_an_honest_one_needs() {
     const ALL: usize = 64 << 20;
     let buffers = Buffers::new(ALL);

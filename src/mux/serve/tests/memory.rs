@@ -45,10 +45,10 @@ async fn messages_that_nobody_reads_keep_nothing_of_the_message_that_they_came_i
 #[tokio::test(start_paused = true)]
 async fn input_is_read_again_at_once_after_a_flood_of_pings_has_gone_out() {
     const PING: &str = "000200010000000000000007";
-    let mut peer = Peer::with_capacity(256 * 1024);
-    let pings = bytes(&PING.repeat(1_000));
     // A pipe full of answers, and more of them than may wait behind it: the last thousand is not read.
     const THOUSANDS: usize = 34;
+    let mut peer = Peer::with_capacity(256 * 1024);
+    let pings = bytes(&PING.repeat(1_000));
     for _ in 0..THOUSANDS {
         peer.push(&pings);
         tokio::time::sleep(Duration::from_secs(1)).await;

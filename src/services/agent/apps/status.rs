@@ -20,10 +20,10 @@ use crate::services::notifications::Notice;
 use crate::store::{AppBeforeStatus, AppStatusState, NewAppStatus, Workspace};
 
 /// Bytes of a message before it is cleaned.
-const MAX_MESSAGE: usize = 160;
+pub(crate) const MAX_MESSAGE: usize = 160;
 
 /// Bytes of a URI: as long as browsers and servers take, and no way to fill a disk with few calls.
-const MAX_URI: usize = 8 << 10;
+pub(crate) const MAX_URI: usize = 8 << 10;
 
 const TASK_WORKING: NotificationTemplateId =
     NotificationTemplateId(uuid::uuid!("bd4b7168-d05e-4e19-ad0f-3593b77aa90f"));
