@@ -1,12 +1,13 @@
 //! Agents of a deployment on drpcd: what is in its database afterwards is what its own servers would have written.
 
 use std::net::TcpListener;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::kit::{Deployment, agent};
-use super::support::go;
-use super::support::http::get;
+use super::support::http::{dial, get};
+use super::support::{eventually, go};
 
 const ADA: &str = "00000002-0000-4000-8000-000000000001";
 const DEV: &str = "00000006-0000-4000-8000-000000000001";
@@ -369,4 +370,41 @@ fn keys_and_links_are_read_and_never_changed() {
         "{}",
         deployment.log()
     );
+}
+
+#[test]
+fn a_database_that_takes_no_writes_is_known_for_as_long_as_it_takes_none() {
+    /// Several heartbeats, which are tried each second then.
+    const OUTAGE: Duration = Duration::from_secs(6);
+    let Some(deployment) = Deployment::new() else {
+        return;
+    };
+    let server = deployment.serve(&[], &[]);
+    let ready = || server.get("/readyz").status;
+    eventually(|| ready() == 200).unwrap();
+    // Where its servers are let in, all their transactions read.
+    let name = deployment.value("SELECT current_database()");
+    deployment.database.execute(&format!(
+        "ALTER DATABASE {name} SET default_transaction_read_only = on;
+        SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'drpcd%'"
+    ));
+    eventually(|| deployment.log().contains("cannot write to the database")).unwrap();
+    let token = agent(&server, "1").token;
+    let end = Instant::now() + OUTAGE;
+    while Instant::now() < end {
+        assert_eq!(ready(), 503);
+        let handshake = dial(&server.url, "?version=2.8&role=probe", &token).0;
+        assert_ne!(handshake.status, 101, "an agent is let in");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let said = |what: &str| deployment.log().matches(what).count();
+    assert_eq!(said("cannot write to the database"), 1, "{}", deployment.log());
+    assert_eq!(said("the database is written again"), 0, "{}", deployment.log());
+    deployment.database.execute(&format!(
+        "BEGIN READ WRITE; ALTER DATABASE {name} RESET default_transaction_read_only; COMMIT;
+        SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'drpcd%'"
+    ));
+    eventually(|| ready() == 200).unwrap();
+    assert_eq!(said("the database is written again"), 1, "{}", deployment.log());
+    assert_eq!(server.stop(), Some(0), "{}", deployment.log());
 }

@@ -158,7 +158,7 @@ impl Coordination for SqlStore {
         if self.schema() == Schema::Own {
             return Ok(false);
         }
-        let mut session = self.database().write_apart().await?;
+        let mut session = self.database().read_apart().await?;
         session.one(TRIGGERS_NOTIFY.call()).await?.get("notify")
     }
 

@@ -66,10 +66,15 @@ impl Database {
         self.session_of(&self.pool).await
     }
 
-    /// As [`Database::session`], on a connection that no call ever holds: for the statement by which others know that this
-    /// server lives, however many calls wait for a lock. A row that it returns was written.
+    /// As [`Database::session`], on a connection that no call ever holds, however many of them wait for a lock.
     pub(in crate::store) async fn session_apart(&self) -> Result<Session<'_>, StoreError> {
-        let mut session = self.session_of(&self.apart).await?;
+        self.session_of(&self.apart).await
+    }
+
+    /// As [`Database::session_apart`], for the statement by which others know that this server lives. A row that it returns
+    /// was written.
+    pub(in crate::store) async fn write_apart(&self) -> Result<Session<'_>, StoreError> {
+        let mut session = self.session_apart().await?;
         session.writes = true;
         Ok(session)
     }

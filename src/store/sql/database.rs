@@ -108,12 +108,22 @@ impl Database {
         Ok(self.session(connection))
     }
 
+    /// As [`Database::read`], for a statement that must not wait behind those of calls. A row that it returns says nothing
+    /// of whether the database is written.
+    pub(in crate::store) async fn read_apart(&self) -> Result<Session<'_>, StoreError> {
+        let connection = match &self.engine {
+            Engine::Sqlite(database) => Connection::Sqlite(database.read().await?),
+            Engine::Postgres(database) => Connection::Postgres(database.session_apart().await?),
+        };
+        Ok(self.session(connection))
+    }
+
     /// As [`Database::write`], for a statement that must not wait behind those of calls and returns a row when it has
     /// written. On SQLite there is one connection that writes.
     pub(in crate::store) async fn write_apart(&self) -> Result<Session<'_>, StoreError> {
         let connection = match &self.engine {
             Engine::Sqlite(database) => Connection::Sqlite(database.write().await?),
-            Engine::Postgres(database) => Connection::Postgres(database.session_apart().await?),
+            Engine::Postgres(database) => Connection::Postgres(database.write_apart().await?),
         };
         Ok(self.session(connection))
     }

@@ -64,6 +64,36 @@ async fn triggers_notify_where_all_three_tables_have_them_and_as_long_as_they_do
     assert_eq!(store.triggers_notify().await, Ok(false));
 }
 
+#[tokio::test]
+async fn a_look_at_the_triggers_says_nothing_of_whether_writes_are_taken() {
+    let Some(database) = coder::deployment() else {
+        return;
+    };
+    let place = Place::Postgres(database);
+    let (store, mut raw) = (place.open().await, place.connect().await);
+    let full = |table: &str| {
+        format!(
+            "CREATE FUNCTION full_{table}() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN RAISE EXCEPTION 'no space left on device' USING ERRCODE = '53100'; END $$;
+            CREATE TRIGGER full_{table} BEFORE INSERT OR UPDATE ON {table}
+                FOR EACH ROW EXECUTE FUNCTION full_{table}()"
+        )
+    };
+    raw.run("", &full("tailnet_coordinators")).await;
+    for _ in 0..3 {
+        assert_eq!(store.triggers_notify().await, Ok(true));
+        assert!(store.beat(ONE).await.is_err());
+        assert_eq!(store.triggers_notify().await, Ok(true));
+        assert!(store.database().write_error().is_some());
+        assert!(store.ping().await.is_err());
+    }
+    raw.run("", "DROP FUNCTION full_tailnet_coordinators CASCADE")
+        .await;
+    store.beat(ONE).await.unwrap();
+    assert_eq!(store.database().write_error(), None);
+    assert_eq!(store.ping().await, Ok(()));
+}
+
 const ONE: ReplicaId = ReplicaId(Uuid::from_u128(0xa1));
 const OTHER: ReplicaId = ReplicaId(Uuid::from_u128(0xa2));
 

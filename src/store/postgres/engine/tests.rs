@@ -109,7 +109,12 @@ async fn what_shows_that_a_server_lives_waits_behind_no_call_and_shows_that_writ
     assert!(database.session().await.is_err(), "all connections are held");
     let full = StoreError::Unavailable("no space left on device".to_owned());
     database.refused(full.clone(), false);
+    // What is only read there says nothing of it.
     let mut apart = database.session_apart().await.unwrap();
+    apart.optional("SELECT 1", Vec::new()).await.unwrap();
+    assert_eq!(database.write_error(), Some(full.clone()));
+    drop(apart);
+    let mut apart = database.write_apart().await.unwrap();
     apart.optional("SELECT 1 WHERE FALSE", Vec::new()).await.unwrap();
     assert_eq!(database.write_error(), Some(full));
     apart.optional("SELECT 1", Vec::new()).await.unwrap();
