@@ -18,6 +18,10 @@ const LOOKS: u32 = 2;
 /// Longer than a handshake takes, from the look at the token to the session.
 const HANDSHAKE: Duration = Duration::from_secs(15);
 
+/// How often tokens are looked up all the same, while clients have sessions: a user's suspension or deletion is told to
+/// nobody, nor is what somebody removes behind the servers' backs.
+const REFRESH: Duration = Duration::from_mins(5);
+
 /// Pause before a store that is away is asked again.
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
 
@@ -57,25 +61,25 @@ impl Clients {
 
 /// Closes the sessions of tokens that are revoked, for as long as it is polled.
 ///
-/// When revocations may have been missed, the tokens of the sessions are looked up instead.
+/// The tokens of the sessions are looked up when revocations may have been missed, and every [`REFRESH`].
 pub(super) async fn end_revoked(
     sessions: Sessions,
     store: Arc<dyn Store>,
     clock: Clock,
     mut invalidations: Invalidations,
 ) {
-    let mut looks = 0;
-    let mut next_look = std::pin::pin!(clock.sleep(Duration::ZERO));
+    let mut looks: u32 = 0;
+    let mut next_look = std::pin::pin!(clock.sleep(REFRESH));
     let mut failing = false;
     loop {
         let event = tokio::select! {
             event = invalidations.next() => event,
-            () = next_look.as_mut(), if looks > 0 => {
-                let pause = match end_missing(&sessions, &*store).await {
+            () = next_look.as_mut() => {
+                let pause = match end_unusable(&sessions, &*store).await {
                     Ok(()) => {
                         failing = false;
-                        looks -= 1;
-                        HANDSHAKE
+                        looks = looks.saturating_sub(1);
+                        if looks > 0 { HANDSHAKE } else { REFRESH }
                     }
                     Err(error) => {
                         if !std::mem::replace(&mut failing, true) {
@@ -99,16 +103,18 @@ pub(super) async fn end_revoked(
     }
 }
 
-/// Closes the sessions of tokens that the store does not have any more.
-async fn end_missing(sessions: &Sessions, store: &dyn Store) -> Result<(), StoreError> {
-    let mut missing = sessions.client_tokens();
-    if missing.is_empty() {
+/// Closes the sessions of tokens that would let nobody in any more, which one statement tells of all.
+async fn end_unusable(sessions: &Sessions, store: &dyn Store) -> Result<(), StoreError> {
+    let mut unusable = sessions.client_tokens();
+    if unusable.is_empty() {
         return Ok(());
     }
     for token in store.client_tokens().await? {
-        missing.remove(&token.id);
+        if token.usable {
+            unusable.remove(&token.id);
+        }
     }
-    for token in missing {
+    for token in unusable {
         sessions.revoke(token);
     }
     Ok(())
@@ -116,6 +122,8 @@ async fn end_missing(sessions: &Sessions, store: &dyn Store) -> Result<(), Store
 
 #[cfg(test)]
 mod tests {
+    use tokio::task::JoinHandle;
+
     use super::*;
     use crate::batch::connections::ConnectionTimes;
     use crate::client_token::ClientToken;
@@ -145,20 +153,25 @@ mod tests {
         panic!("it did not happen");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn missed_revocations_are_made_up_for_and_nobody_else_is_disturbed() {
-        let (store, _) = FaultyStore::seeded(EXAMPLE).await;
-        let (clock, pubsub) = (Clock::driven(NOW), Pubsub::in_process());
+    const GRACE: &str = "---\nowner: { username: grace }\nworkspace: { name: hers }\nagents: []\n";
+
+    /// Sessions, and what ends those of clients.
+    fn ending(store: &Arc<FaultyStore>, clock: &Clock, pubsub: &Pubsub) -> (Sessions, JoinHandle<()>) {
         let shared: Arc<dyn Store> = store.clone();
         let replica = ReplicaId::random();
         let config = MonitorConfig::default();
         let tick = config.update_frequency;
         let times = ConnectionTimes::new(Arc::clone(&shared), pubsub.clone(), clock.clone(), replica, tick);
         let sessions = Sessions::new(clock.clone(), Arc::clone(&shared), times, config);
-        let invalidations = pubsub.invalidations();
-        let ending = end_revoked(sessions.clone(), shared, clock.clone(), invalidations);
-        let ending = tokio::spawn(ending);
+        let ending = end_revoked(sessions.clone(), shared, clock.clone(), pubsub.invalidations());
+        (sessions, tokio::spawn(ending))
+    }
 
+    #[tokio::test(start_paused = true)]
+    async fn missed_revocations_are_made_up_for_and_nobody_else_is_disturbed() {
+        let (store, _) = FaultyStore::seeded(EXAMPLE).await;
+        let (clock, pubsub) = (Clock::driven(NOW), Pubsub::in_process());
+        let (sessions, ending) = ending(&store, &clock, &pubsub);
         pubsub.lose_messages();
         settle().await;
         assert_eq!(store.calls("client_tokens"), 0, "nobody is concerned");
@@ -193,6 +206,63 @@ mod tests {
         tokio::time::advance(HANDSHAKE * 10).await;
         settle().await;
         assert_eq!(store.calls("client_tokens"), looks);
+        ending.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tokens_that_let_nobody_in_any_more_are_noticed_within_the_refresh() {
+        let seed = format!("{EXAMPLE}{GRACE}");
+        let (store, _) = FaultyStore::of(&seed).await;
+        let (clock, pubsub) = (Clock::driven(NOW), Pubsub::in_process());
+        let (sessions, ending) = ending(&store, &clock, &pubsub);
+        settle().await;
+        tokio::time::advance(REFRESH).await;
+        settle().await;
+        assert_eq!(store.calls("client_tokens"), 0, "nobody is concerned");
+
+        let tokens = [(); 3].map(|()| ClientToken::random());
+        let owners = ["ada", "ada", "grace"];
+        for (token, owner) in tokens.iter().zip(owners) {
+            store.create_client_token(owner, token, NOW).await.unwrap();
+        }
+        let controls = [(); 3].map(|()| Control::new(&clock));
+        let closing = || {
+            let closing = |control: &Control| control.requested_close().is_some();
+            controls.each_ref().map(closing)
+        };
+        let guards: Vec<_> = tokens
+            .iter()
+            .zip(&controls)
+            .map(|(token, control)| sessions.add_client(token.id(), control.clone()))
+            .collect();
+        tokio::time::advance(REFRESH).await;
+        until(|| store.calls("client_tokens") == 1).await;
+        settle().await;
+        assert_eq!(closing(), [false; 3]);
+
+        // Of none of these is anybody told.
+        let remove = format!("DELETE FROM drpcd_client_tokens WHERE id = '{}'", tokens[0].id());
+        for (sql, expected) in [
+            (&*remove, [true, false, false]),
+            (
+                "UPDATE users SET status = 'suspended' WHERE username = 'grace'",
+                [true, false, true],
+            ),
+            (
+                "UPDATE users SET deleted = TRUE WHERE username = 'ada'",
+                [true; 3],
+            ),
+        ] {
+            let before = store.calls("client_tokens");
+            store.run(sql, sql).await;
+            tokio::time::advance(REFRESH - Duration::from_secs(1)).await;
+            settle().await;
+            assert_eq!(store.calls("client_tokens"), before);
+            tokio::time::advance(Duration::from_secs(1)).await;
+            until(|| closing() == expected).await;
+            assert_eq!(store.calls("client_tokens"), before + 1, "one look for all");
+        }
+        drop(guards);
         ending.abort();
     }
 }

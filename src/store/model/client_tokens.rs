@@ -22,6 +22,8 @@ pub struct ClientTokenEntry {
     pub id: ClientTokenId,
     /// Whose it is.
     pub owner_username: String,
+    /// Whether it lets somebody in: its owner is neither deleted nor suspended.
+    pub usable: bool,
     /// When it was made.
     pub created_at: Timestamp,
 }

@@ -15,7 +15,8 @@ statements! {
         SELECT $1, $2, id, $4 FROM users
         WHERE lower(username) = lower($3) AND NOT deleted AND status <> 'suspended' AND NOT is_system";
     LIST = "client_tokens":
-        "SELECT t.id, u.username, t.created_at FROM drpcd_client_tokens AS t JOIN users AS u ON u.id = t.user_id
+        "SELECT t.id, u.username, NOT u.deleted AND u.status <> 'suspended' AS usable, t.created_at
+        FROM drpcd_client_tokens AS t JOIN users AS u ON u.id = t.user_id
         ORDER BY u.username, t.created_at, t.id";
     REVOKE = "revoke_client_token": "DELETE FROM drpcd_client_tokens WHERE id = $1";
     AUTHENTICATE = "authenticate_client":
@@ -49,6 +50,7 @@ pub(super) async fn list(database: &Database) -> Result<Vec<ClientTokenEntry>, S
         Ok(ClientTokenEntry {
             id: row.label("id", ClientTokenId::parse)?,
             owner_username: row.get("username")?,
+            usable: row.get("usable")?,
             created_at: row.get("created_at")?,
         })
     };

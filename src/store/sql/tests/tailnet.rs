@@ -1,6 +1,7 @@
 //! What clients are told and allowed.
 
 use super::{Kit, NOW};
+use crate::client_token::ClientToken;
 use crate::ids::{AgentId, AgentToken, UserId};
 use crate::store::{JobStatus, NewSubAgent, OwnedWorkspaces, Store, Transition};
 
@@ -115,4 +116,31 @@ async fn sub_agents_are_left_out_first_when_there_is_too_much() {
         (shown(&owned), owned.more),
         (vec!["one: a b".to_owned(), "two: ".to_owned()], true)
     );
+}
+
+#[tokio::test]
+async fn a_token_is_usable_for_as_long_as_it_lets_its_owner_in() {
+    let (mut kit, _) = Kit::seeded(THREE).await;
+    let tokens = [(); 3].map(|()| ClientToken::random());
+    for (token, owner) in tokens.iter().zip(["ada", "ada", "grace"]) {
+        kit.store.create_client_token(owner, token, NOW).await.unwrap();
+    }
+    for (set, expected) in [
+        ("status = 'active', deleted = FALSE", true),
+        ("status = 'dormant'", true),
+        ("status = 'suspended'", false),
+        ("status = 'active', deleted = TRUE", false),
+    ] {
+        kit.sql(&format!("UPDATE users SET {set} WHERE username = 'ada'"))
+            .await;
+        let mut listed: Vec<_> = kit.store.client_tokens().await.unwrap();
+        listed.retain(|token| token.owner_username == "ada");
+        assert_eq!(listed.len(), 2, "{set}");
+        for (token, entry) in tokens.iter().zip([expected, expected, true]) {
+            let let_in = kit.store.authenticate_client(token).await.unwrap().is_some();
+            assert_eq!(let_in, entry, "{set}");
+        }
+        assert!(listed.iter().all(|token| token.usable == expected), "{set}");
+    }
+    assert_eq!(kit.ran("client_tokens"), 4, "one statement for all");
 }
