@@ -127,12 +127,16 @@ impl AgentServices {
             output_length: i64::try_from(length).unwrap_or(i64::MAX),
             lines,
         };
+        let mut attempts = 0;
         match parts
             .patience
             .call(
                 subject.workspace_id,
                 length + batch.lines.len() * LINE_OVERHEAD,
-                || parts.store.insert_logs(&batch),
+                || {
+                    attempts += 1;
+                    parts.store.insert_logs(&batch)
+                },
             )
             .await
         {
@@ -144,7 +148,9 @@ impl AgentServices {
                 parts
                     .pubsub
                     .publish_logs(agent, LogNotification { created_after });
-                if previous_length == 0 {
+                // Of an attempt whose answer was lost nobody knows whether it stored the first lines. Those who hear it once
+                // too often look once more.
+                if previous_length == 0 || attempts > 1 {
                     self.publish(subject, WorkspaceEventKind::AgentFirstLogs);
                 }
                 Ok(LogsStored::Stored)

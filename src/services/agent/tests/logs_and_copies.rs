@@ -55,6 +55,23 @@ async fn s2_034_and_035_lines_are_stored_in_order_and_told_of() {
     assert_eq!(fixture.store.calls("agent"), 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_first_lines_are_an_event_also_when_the_answer_was_lost_that_they_are_stored() {
+    let fixture = Fixture::patient(EXAMPLE, config(), Duration::from_mins(1)).await;
+    let api = fixture.connect().await;
+    let mut events = fixture.events().await;
+    fixture.store.lose_answer("insert_logs", away());
+    api.batch_create_logs(logs(&[7; 16], &[("first", 3)]))
+        .await
+        .unwrap();
+    assert_eq!(fixture.store.calls("insert_logs"), 2);
+    assert_eq!(kinds(&mut events), ["agt_first_logs"]);
+    api.batch_create_logs(logs(&[7; 16], &[("more", 3)]))
+        .await
+        .unwrap();
+    assert_eq!(kinds(&mut events), [""; 0]);
+}
+
 #[tokio::test]
 async fn s2_036_to_038_what_costs_no_write() {
     let fixture = Fixture::new().await;
