@@ -18,9 +18,13 @@ statements! {
         FROM (SELECT unhex(value ->> 0) AS app_id, value ->> 1 AS health FROM json_each($1)) AS new
         WHERE id = new.app_id",
         postgres:
-        "UPDATE workspace_apps SET health = new.health::workspace_app_health
-        FROM unnest($1::uuid[], $2::text[]) AS new(app_id, health)
-        WHERE id = new.app_id";
+        "WITH locked AS (
+            SELECT app.id, new.health FROM workspace_apps AS app
+            JOIN unnest($1::uuid[], $2::text[]) AS new(app_id, health) ON app.id = new.app_id
+            ORDER BY app.id FOR NO KEY UPDATE OF app
+        )
+        UPDATE workspace_apps AS app SET health = locked.health::workspace_app_health
+        FROM locked WHERE app.id = locked.id";
     /// Of a workspace's tasks the newest that is not deleted counts, whatever views make of them; which app it runs in is its
     /// newest build's. The agent's row is looked at only where there is a task.
     APP_BEFORE_STATUS = "app_before_status":

@@ -10,6 +10,7 @@ mod activity;
 mod auth;
 #[path = "connections.rs"]
 mod connections;
+mod locks;
 mod plans;
 #[path = "seed_again.rs"]
 mod seed_again;

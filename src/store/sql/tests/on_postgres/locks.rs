@@ -1,0 +1,122 @@
+//! Statements of two servers that lock the same rows.
+
+use super::{Kit, TICK, at};
+use crate::ids::{AgentId, AppId, ReplicaId, WorkspaceId};
+use crate::store::{AppHealth, ConnectionChange, MetadataValue, SqlStore, Store as _};
+
+/// Rows that each statement writes.
+const ROWS: usize = 10;
+
+/// How often both servers write them.
+const ROUNDS: i64 = 3;
+
+/// Locks rows one after another, in the order in which a statement comes upon them, where that is not the table's: so few
+/// rows would be read as they lie.
+const SLOW: &str = "
+    CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN PERFORM pg_sleep(0.005); RETURN NEW; END $$;
+    CREATE TRIGGER slow BEFORE UPDATE ON workspace_apps FOR EACH ROW EXECUTE FUNCTION slow();
+    CREATE TRIGGER slow BEFORE UPDATE ON workspace_agents FOR EACH ROW EXECUTE FUNCTION slow();
+    CREATE TRIGGER slow BEFORE UPDATE ON workspace_agent_metadata FOR EACH ROW EXECUTE FUNCTION slow();
+    CREATE TRIGGER slow BEFORE UPDATE ON workspaces FOR EACH ROW EXECUTE FUNCTION slow();
+    DO $$ BEGIN
+        EXECUTE format('ALTER DATABASE %I SET enable_hashjoin = off', current_database());
+        EXECUTE format('ALTER DATABASE %I SET enable_mergejoin = off', current_database());
+        EXECUTE format('ALTER DATABASE %I SET enable_seqscan = off', current_database());
+    END $$";
+
+/// What all servers write, in the order of its ids.
+struct Rows {
+    agents: Vec<AgentId>,
+    apps: Vec<AppId>,
+    workspaces: Vec<WorkspaceId>,
+}
+
+impl Rows {
+    /// The same, from the last to the first.
+    fn reversed(&self) -> Self {
+        Self {
+            agents: self.agents.iter().rev().copied().collect(),
+            apps: self.apps.iter().rev().copied().collect(),
+            workspaces: self.workspaces.iter().rev().copied().collect(),
+        }
+    }
+
+    /// Runs every statement that writes rows of several agents, the `round`th time.
+    async fn write(&self, store: &SqlStore, replica: ReplicaId, round: i64) {
+        let health = if round % 2 == 0 {
+            AppHealth::Healthy
+        } else {
+            AppHealth::Unhealthy
+        };
+        let healths: Vec<_> = self.apps.iter().map(|app| (*app, health)).collect();
+        store.update_app_healths(&healths).await.unwrap();
+        let value = |agent: &AgentId| MetadataValue {
+            agent_id: *agent,
+            key: "load".to_owned(),
+            value: round.to_string(),
+            error: String::new(),
+            collected_at: at(round),
+        };
+        let values: Vec<_> = self.agents.iter().map(value).collect();
+        store.update_metadata(&values).await.unwrap();
+        store.touch_workspaces(&self.workspaces, at(round)).await.unwrap();
+        let change = |agent: &AgentId| ConnectionChange {
+            agent_id: *agent,
+            at: at(round),
+        };
+        let changes: Vec<_> = self.agents.iter().map(change).collect();
+        store.record_connects(replica, &changes, at(round)).await.unwrap();
+        store
+            .record_heartbeats(replica, &self.agents, at(round), TICK)
+            .await
+            .unwrap();
+        store.record_disconnects(replica, &changes).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn servers_that_write_the_same_rows_from_both_ends_never_wait_for_each_other() {
+    let workspaces: String = (0..ROWS)
+        .map(|number| {
+            format!(
+                "---
+owner: {{ username: ada }}
+workspace: {{ name: w{number} }}
+agents:
+  - name: main
+    apps: [{{ slug: code, url: 'http://localhost', healthcheck: {{ url: 'http://localhost', interval_seconds: 5, threshold: 6 }} }}]
+    metadata: [{{ key: load, display_name: Load, script: uptime, interval_seconds: 10, timeout_seconds: 1 }}]
+"
+            )
+        })
+        .collect();
+    let (mut kit, _) = Kit::seeded(&workspaces).await;
+    kit.raw.run("", SLOW).await;
+    let mut ids = async |table: &str| -> Vec<uuid::Uuid> {
+        let rows = kit.table(&format!("SELECT id FROM {table} ORDER BY id")).await;
+        assert_eq!(rows.len(), ROWS, "{table}");
+        rows.iter().map(|id| id.parse().unwrap()).collect()
+    };
+    let rows = Rows {
+        agents: ids("workspace_agents").await.into_iter().map(AgentId).collect(),
+        apps: ids("workspace_apps").await.into_iter().map(AppId).collect(),
+        workspaces: ids("workspaces").await.into_iter().map(WorkspaceId).collect(),
+    };
+    // Opened only now, with the settings of the database.
+    let (one, other) = (kit.place.open().await, kit.place.open().await);
+    let (replica, foreign) = (ReplicaId::random(), ReplicaId::random());
+    let reversed = rows.reversed();
+    for round in 0..ROUNDS {
+        tokio::join!(
+            rows.write(&one, replica, round),
+            reversed.write(&other, foreign, round)
+        );
+    }
+    for store in [one, other] {
+        // What a connection has counted is told at its end at the latest.
+        store.close().await;
+    }
+    let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
+    assert_eq!(kit.integer(deadlocks).await, 0);
+}
