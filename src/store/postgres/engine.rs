@@ -7,10 +7,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnection, PgPool, PgRow};
+use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Postgres, Row as _};
 
-use super::error::{ends_connection, is_disk, is_read_only, store_error};
+use super::error::{ends_connection, is_disk, is_outdated, is_read_only, store_error};
+use super::pool::Pool;
 use super::value::query;
 use crate::clock::Clock;
 use crate::store::StoreError;
@@ -31,9 +32,9 @@ const BEGIN_EXCLUSIVE: &str = "BEGIN; SELECT pg_advisory_xact_lock(x'6472706364'
 /// One database.
 #[derive(Debug)]
 pub(in crate::store) struct Database {
-    pool: PgPool,
+    pool: Pool,
     /// One connection, apart from those that calls hold.
-    apart: PgPool,
+    apart: Pool,
     clock: Clock,
     /// How long a statement may take.
     limit: Duration,
@@ -51,7 +52,7 @@ struct WriteFault {
 
 impl Database {
     /// An answer that does not come within `limit` is a connection that is dead and does not know it.
-    pub(super) fn new(pool: PgPool, apart: PgPool, clock: Clock, limit: Duration) -> Self {
+    pub(super) fn new(pool: Pool, apart: Pool, clock: Clock, limit: Duration) -> Self {
         Self {
             pool,
             apart,
@@ -79,7 +80,7 @@ impl Database {
         Ok(session)
     }
 
-    async fn session_of(&self, pool: &PgPool) -> Result<Session<'_>, StoreError> {
+    async fn session_of<'d>(&'d self, pool: &'d Pool) -> Result<Session<'d>, StoreError> {
         let connection = pool.acquire().await;
         let connection = connection.map_err(|error| match self.failed(&error) {
             // Nothing was asked yet: whatever a server says that lets nobody in, it is no answer.
@@ -88,6 +89,7 @@ impl Database {
         })?;
         Ok(Session {
             database: self,
+            pool,
             connection: Some(connection),
             unfinished: false,
             waiting: false,
@@ -203,6 +205,8 @@ impl Database {
 /// takes the connection with it: Postgres then rolls back, whatever state the connection was in.
 pub(in crate::store) struct Session<'d> {
     database: &'d Database,
+    /// Of which the connection is.
+    pool: &'d Pool,
     /// Gone only while the session is dropped.
     connection: Option<PoolConnection<Postgres>>,
     /// Within a transaction.
@@ -333,6 +337,11 @@ impl Session<'_> {
             let answer = self.database.failed(&error);
             // An answer leaves the connection good; whatever else it was may come again. A standby stays one.
             self.lost |= is_read_only(&error) || ends_connection(&error);
+            if is_outdated(&error) {
+                // Nor are the others any better.
+                self.lost = true;
+                self.pool.renew();
+            }
             answer
         })
     }

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use sqlx::postgres::PgDatabaseError;
+
 use crate::store::{StoreError, Violation};
 
 /// Classes of SQLSTATE that say that the database is away or could not finish: connection lost, resources exhausted,
@@ -36,6 +38,25 @@ pub(super) fn ends_connection(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Whether a statement was prepared for a schema that has changed since, as an upgrade of a deployment changes it: its result
+/// has other types now (PostgreSQL `src/backend/utils/cache/plancache.c`, of which the code alone says less), a type of its
+/// arguments is gone (`src/backend/utils/cache/lsyscache.c`, whose text is in one language), or it is itself. Nothing was
+/// done, and on a new connection it would be.
+pub(super) fn is_outdated(error: &sqlx::Error) -> bool {
+    let Some(answer) = error
+        .as_database_error()
+        .and_then(|answer| answer.try_downcast_ref::<PgDatabaseError>())
+    else {
+        return false;
+    };
+    match answer.code() {
+        "0A000" => answer.routine() == Some("RevalidateCachedQuery"),
+        "26000" => true,
+        "XX000" => answer.message().starts_with("cache lookup failed for type"),
+        _ => false,
+    }
+}
+
 fn code(error: &sqlx::Error) -> Option<Cow<'_, str>> {
     error.as_database_error()?.code()
 }
@@ -58,6 +79,9 @@ pub(in crate::store) fn store_error(error: &sqlx::Error) -> StoreError {
     };
     let text = answer.message().to_owned();
     let code = answer.code().unwrap_or_default();
+    if is_outdated(error) {
+        return StoreError::Unavailable(text);
+    }
     if AWAY_CLASSES.iter().any(|class| code.starts_with(class)) || AWAY.contains(&&*code) {
         return StoreError::Unavailable(text);
     }

@@ -9,6 +9,7 @@ mod error;
 mod layout;
 pub mod notify;
 mod open;
+mod pool;
 mod value;
 
 pub(super) use self::error::store_error;

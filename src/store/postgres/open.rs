@@ -1,25 +1,21 @@
-//! Opening a database: the address, the pool, migrations, and errors that name what was wrong without the password.
+//! Opening a database: the address, migrations, and errors that name what was wrong without the password.
 
 use std::fmt;
 use std::str::FromStr as _;
-use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, SqlSafeStr as _};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{ConnectOptions as _, Connection as _, Executor as _, SqlSafeStr as _};
 use url::Url;
 
 use super::engine::Database;
 use super::error::store_error;
 use super::layout::{self, CoderSchema};
+use super::pool::Pool;
 use crate::clock::Clock;
 use crate::secret::Secret;
 use crate::store::schema::{self, Found, Readiness, Report, Schema, SchemaStep, Tables};
-
-/// How long a caller waits for a connection. With the answer it stays within the 2 s in which REST calls and verbs must
-/// fail when the store is away.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// What a server gives its database for each answer: the first, as it may be starting too, and any later one. The largest
 /// batch takes some hundred milliseconds.
@@ -28,27 +24,8 @@ pub const SERVER_WAIT: Duration = Duration::from_secs(10);
 /// As [`SERVER_WAIT`], for verbs, which must fail within 2 s when the store is away.
 pub const VERB_WAIT: Duration = Duration::from_millis(1_500);
 
-/// A connection that was idle for longer is asked whether it lives before it is used: a restart of the database costs no
-/// call, and a busy connection no round trip.
-const TRUSTED_IDLE: Duration = Duration::from_secs(1);
-
-/// Idle connections are given back, and old ones renewed, so that a pooler or a failover behind the address is followed.
-const IDLE_TIMEOUT: Duration = Duration::from_mins(10);
-const MAX_LIFETIME: Duration = Duration::from_mins(30);
-
 /// Prepared statements kept by one connection: more than the statements that any connection runs.
 const STATEMENT_CACHE: usize = 256;
-
-/// What the database itself ends: a statement, before it is given up here, or one that waited for a lock might write what
-/// was written since by another try; a commit that waits for the lock of notifications, which is no statement any more;
-/// and a transaction that this process left.
-fn session_settings(wait: Duration) -> String {
-    let (statement, lock) = ((wait * 9 / 10).as_millis(), wait.as_millis());
-    format!(
-        "SET statement_timeout = '{statement}ms'; SET lock_timeout = '{lock}ms';
-        SET idle_in_transaction_session_timeout = '30s'"
-    )
-}
 
 /// Parameters of a URL that the driver knows (sqlx-postgres, `PgConnectOptions::parse_from_url`), and `options[…]`.
 const PARAMETERS: [&str; 17] = [
@@ -206,8 +183,8 @@ pub(super) async fn open(options: &PostgresOptions, clock: Clock) -> Result<Open
     };
     let place = reached.place.clone();
     reached.close().await;
-    let apart = pool(connect.clone(), 1, options.wait);
-    let pool = pool(connect, options.max_connections, options.wait);
+    let apart = Pool::new(connect.clone(), 1, options.wait, &clock);
+    let pool = Pool::new(connect, options.max_connections, options.wait, &clock);
     let database = Database::new(pool, apart, clock, options.wait);
     Ok(Opened {
         database,
@@ -411,29 +388,6 @@ async fn in_time<T>(
         place: place.clone(),
         reason,
     })
-}
-
-fn pool(options: PgConnectOptions, max_connections: u32, wait: Duration) -> PgPool {
-    let settings = Arc::new(session_settings(wait));
-    PgPoolOptions::new()
-        .max_connections(max_connections)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .idle_timeout(IDLE_TIMEOUT)
-        .max_lifetime(MAX_LIFETIME)
-        .test_before_acquire(false)
-        .before_acquire(|connection, meta| {
-            Box::pin(async move {
-                if meta.idle_for > TRUSTED_IDLE {
-                    connection.ping().await?;
-                }
-                Ok(true)
-            })
-        })
-        .after_connect(move |connection, _| {
-            let settings = AssertSqlSafe(Arc::clone(&settings));
-            Box::pin(async move { sqlx::raw_sql(settings).execute(connection).await.map(|_| ()) })
-        })
-        .connect_lazy_with(options)
 }
 
 /// Our own schema. A database of coder is never migrated.

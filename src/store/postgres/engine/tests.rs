@@ -9,9 +9,13 @@ use crate::store::testing::postgres::Server;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 async fn open(url: &str) -> Database {
+    open_with(url, 1).await
+}
+
+async fn open_with(url: &str, max_connections: u32) -> Database {
     let options = PostgresOptions {
         url: Secret::new(url),
-        max_connections: 1,
+        max_connections,
         wait: VERB_WAIT,
         migrate: true,
         expected: None,
@@ -119,4 +123,60 @@ async fn what_shows_that_a_server_lives_waits_behind_no_call_and_shows_that_writ
     assert_eq!(database.write_error(), Some(full));
     apart.optional("SELECT 1", Vec::new()).await.unwrap();
     assert_eq!(database.write_error(), None);
+}
+
+#[tokio::test]
+async fn statements_that_were_prepared_for_another_schema_are_prepared_anew() {
+    let Some(server) = Server::new() else {
+        return;
+    };
+    let place = server.database();
+    let database = open_with(place.url(), 2).await;
+    place.execute(
+        "CREATE TYPE mood AS ENUM ('good'); CREATE TABLE moods (id integer, mood mood);
+        INSERT INTO moods VALUES (1, 'good')",
+    );
+    let read = ("SELECT id FROM moods", None);
+    let write = ("UPDATE moods SET mood = $1", Some("good"));
+    let run = async |(sql, label): (&'static str, Option<&'static str>)| {
+        let arguments = label.map(|label| Value::Label(Some(label)));
+        // Both connections, at the same time.
+        let mut sessions = [
+            database.session().await.unwrap(),
+            database.session().await.unwrap(),
+        ];
+        let [one, other] = &mut sessions;
+        let arguments = || arguments.iter().cloned().collect();
+        [
+            one.execute(sql, arguments()).await.map(|_| ()),
+            other.execute(sql, arguments()).await.map(|_| ()),
+        ]
+    };
+    for (statement, change) in [
+        (read, "ALTER TABLE moods ALTER COLUMN id TYPE bigint"),
+        (
+            write,
+            "CREATE TYPE moods_now AS ENUM ('good', 'bad');
+            ALTER TABLE moods ALTER COLUMN mood TYPE moods_now USING mood::text::moods_now;
+            DROP TYPE mood; ALTER TYPE moods_now RENAME TO mood",
+        ),
+    ] {
+        assert_eq!(run(statement).await, [Ok(()), Ok(())]);
+        place.execute(change);
+        let mut session = database.session().await.unwrap();
+        let arguments = statement.1.map(|label| Value::Label(Some(label)));
+        let outdated = session
+            .execute(statement.0, arguments.into_iter().collect())
+            .await;
+        assert!(outdated.is_err_and(|error| error.is_unavailable()), "{change}");
+        drop(session);
+        assert_eq!(run(statement).await, [Ok(()), Ok(())], "{change}");
+    }
+    // Nor is a connection kept whose statements are gone, as behind a pooler.
+    let mut session = database.session().await.unwrap();
+    session.control("DEALLOCATE ALL").await.unwrap();
+    let gone = session.execute(write.0, vec![Value::Label(Some("good"))]).await;
+    assert!(gone.is_err_and(|error| error.is_unavailable()));
+    drop(session);
+    assert_eq!(run(write).await, [Ok(()), Ok(())]);
 }

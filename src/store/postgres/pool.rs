@@ -1,0 +1,119 @@
+//! A pool of connections: how long one waits for them, how long they live, and which are good no more.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Connection as _, Postgres};
+
+use crate::clock::{Clock, Instant};
+
+/// How long a caller waits for a connection. With the answer it stays within the 2 s in which REST calls and verbs must
+/// fail when the store is away.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(1_500);
+
+/// A connection that was idle for longer is asked whether it lives before it is used: a restart of the database costs no
+/// call, and a busy connection no round trip.
+const TRUSTED_IDLE: Duration = Duration::from_secs(1);
+
+/// Idle connections are given back, and old ones renewed, so that a pooler or a failover behind the address is followed.
+const IDLE_TIMEOUT: Duration = Duration::from_mins(10);
+const MAX_LIFETIME: Duration = Duration::from_mins(30);
+
+/// What the database itself ends: a statement, before it is given up here, or one that waited for a lock might write what
+/// was written since by another try; a commit that waits for the lock of notifications, which is no statement any more;
+/// and a transaction that this process left.
+fn session_settings(wait: Duration) -> String {
+    let (statement, lock) = ((wait * 9 / 10).as_millis(), wait.as_millis());
+    format!(
+        "SET statement_timeout = '{statement}ms'; SET lock_timeout = '{lock}ms';
+        SET idle_in_transaction_session_timeout = '30s'"
+    )
+}
+
+/// Connections to one database, up to a number.
+#[derive(Debug)]
+pub(super) struct Pool {
+    pool: PgPool,
+    renewed: Arc<Renewed>,
+    clock: Clock,
+}
+
+/// Since when connections have to be opened anew. What a connection has prepared, and knows of types, is not that of a schema
+/// that has changed since: each of its statements would fail, once a call, for as long as the connection lives.
+#[derive(Debug, Default)]
+struct Renewed(Mutex<Option<Instant>>);
+
+impl Renewed {
+    /// Whether a connection is too old.
+    fn is_before(&self, age: Duration, now: Instant) -> bool {
+        self.lock()
+            .is_some_and(|since| now.checked_sub(age).is_none_or(|opened| opened <= since))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
+        // A point in time or none is valid whoever panicked.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pool {
+    /// Connects when the first connection is wanted. An answer may take `wait`.
+    pub(super) fn new(
+        options: PgConnectOptions,
+        max_connections: u32,
+        wait: Duration,
+        clock: &Clock,
+    ) -> Self {
+        let settings = Arc::new(session_settings(wait));
+        let renewed = Arc::new(Renewed::default());
+        let (since, time) = (Arc::clone(&renewed), clock.clone());
+        let pool = PgPoolOptions::new()
+            .max_connections(max_connections)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .idle_timeout(IDLE_TIMEOUT)
+            .max_lifetime(MAX_LIFETIME)
+            .test_before_acquire(false)
+            .before_acquire(move |connection, meta| {
+                let is_good = !since.is_before(meta.age, time.monotonic());
+                Box::pin(async move {
+                    if is_good && meta.idle_for > TRUSTED_IDLE {
+                        connection.ping().await?;
+                    }
+                    Ok(is_good)
+                })
+            })
+            .after_connect(move |connection, _| {
+                let settings = AssertSqlSafe(Arc::clone(&settings));
+                Box::pin(async move { sqlx::raw_sql(settings).execute(connection).await.map(|_| ()) })
+            })
+            .connect_lazy_with(options);
+        Self {
+            pool,
+            renewed,
+            clock: clock.clone(),
+        }
+    }
+
+    pub(super) async fn acquire(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+        self.pool.acquire().await
+    }
+
+    /// From here on only connections are used that are opened from here on.
+    pub(super) fn renew(&self) {
+        tracing::info!("the schema of the database has changed: connections are renewed");
+        *self.renewed.lock() = Some(self.clock.monotonic());
+    }
+
+    /// Waits for connections in use, then closes all.
+    pub(super) async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    /// How many connections there are.
+    #[cfg(test)]
+    pub(super) fn size(&self) -> u32 {
+        self.pool.size()
+    }
+}
