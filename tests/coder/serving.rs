@@ -24,7 +24,11 @@ fn agents_use_every_method_and_nothing_is_written_but_what_they_report() {
         "tailnet_tunnel_update",
         "tailnet_coordinator_heartbeat",
     ];
-    let others = ["workspace_agent_metadata_batch", "notification_enqueued"];
+    let others = [
+        "workspace_agent_metadata_batch",
+        "notification_enqueued",
+        "drpcd_events",
+    ];
     let listener = deployment.listen(&[&[&owner, logs], &shared[..], &others].concat());
     let (server, role) = deployment.serve_by_grants(&["--agent-stats-refresh-interval", "1s"]);
     let flags = ["--use", "--stop-after-ready", "4s"];
@@ -68,6 +72,7 @@ fn agents_use_every_method_and_nothing_is_written_but_what_they_report() {
     assert_rows(&deployment);
     assert_left_alone(&deployment);
     assert_heard(&heard, &owner, logs);
+    assert_told_once(&deployment, &heard);
     // The database's own triggers tell of peers, so nobody else does.
     for (channel, table) in shared
         .iter()
@@ -292,6 +297,17 @@ fn assert_heard(heard: &[(String, String)], owner: &str, logs: &str) {
             serde_json::from_str::<Value>(payload).unwrap()["created_after"].is_i64(),
             "{payload}"
         );
+    }
+}
+
+/// What other servers of ours wait for: of each sub agent that was deleted, once.
+fn assert_told_once(deployment: &Deployment, heard: &[(String, String)]) {
+    let deleted =
+        deployment.query("SELECT id FROM workspace_agents WHERE name IN ('main-gone', 'second-gone')");
+    assert_eq!(deleted.len(), 2);
+    for id in deleted {
+        let of = |(channel, payload): &&(String, String)| channel == "drpcd_events" && payload.contains(&id);
+        assert_eq!(heard.iter().filter(of).count(), 1, "{id}: {heard:?}");
     }
 }
 

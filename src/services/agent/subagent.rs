@@ -169,9 +169,10 @@ impl AgentApi {
             .map_err(|error| Status::message(error.to_string()))?;
         match deleted {
             SubAgentDeleted::Done => {
-                // Other processes learn it from the store.
+                // Other processes learn it from the store, with the commit itself: nobody would tell them again if this one
+                // ended before it could. Such a deletion is rare, so that no other commit waits for its notification.
                 let event = Invalidation::Agent { agent_id: agent };
-                parts.pubsub.publish(Invalidation::CHANNEL, &event.payload());
+                parts.pubsub.deliver(Invalidation::CHANNEL, &event.payload());
                 Ok(proto::DeleteSubAgentResponse {})
             }
             SubAgentDeleted::Forbidden => Err(Status::message("unauthorized: rbac: forbidden")),
