@@ -411,38 +411,48 @@ mod three_with_triggers {
 /// What says nothing of a database is left to paused time: 600 looks at a node that changes (tn_057, most of a minute here),
 /// bounds, and wakers (tn_061). A handler that panics (tn_056) is the service's; to a coordinator it is a connection that is
 /// dropped, as in tn_046.
+macro_rules! suite_on_postgres {
+    ($replicas:literal) => {
+        coordinator_suite! {
+            #[tokio::test] match Replicas::on_postgres($replicas).await {
+                Some(replicas) => replicas,
+                None => return,
+            };
+            tn_036_and_037_a_node_is_kept_without_any_tunnel
+            tn_038_and_039_tunnel_peers_hear_of_each_other
+            tn_040_a_returning_agent_gets_its_clients_at_once
+            tn_041_of_a_burst_the_last_update_counts
+            tn_042_and_043_a_second_connection_replaces_the_first_and_nobody_notices
+            tn_044_tunnels_in_both_directions_tell_once
+            tn_045_goodbye_is_disconnected_and_ends_without_an_error
+            tn_046_a_cut_is_lost
+            tn_047_who_was_never_told_of_a_peer_is_not_told_of_its_loss
+            tn_048_an_unchanged_node_is_no_news
+            tn_049_removing_a_tunnel_parts_both_ends
+            tn_050_a_tunnel_may_come_before_its_other_end
+            tn_051_readiness_carries_the_senders_id
+            tn_052_without_a_tunnel_readiness_is_an_error_and_the_stream_stays_open
+            tn_053_a_stranger_in_the_list_costs_the_others_nothing
+            tn_054_goodbye_and_readiness_in_one_request
+            tn_035_and_055_a_request_with_a_bad_id_changes_nothing
+            tn_058_two_stalled_peers_that_go_are_cleaned_up_once
+            tn_059_readiness_for_a_stalled_client_costs_the_agent_nothing
+            tn_060_closing_tells_of_losses_then_ends_every_stream_and_those_that_come_later
+            tn_062_many_peers_come_in_several_responses
+            who_comes_and_goes_unread_leaves_nothing_to_read
+            a_random_history_ends_in_the_state_that_the_tunnels_say
+        }
+    };
+}
+
 mod two_on_postgres {
     use super::*;
+    suite_on_postgres!(2);
+}
 
-    coordinator_suite! {
-        #[tokio::test] match Replicas::on_postgres(2).await {
-            Some(replicas) => replicas,
-            None => return,
-        };
-        tn_036_and_037_a_node_is_kept_without_any_tunnel
-        tn_038_and_039_tunnel_peers_hear_of_each_other
-        tn_040_a_returning_agent_gets_its_clients_at_once
-        tn_041_of_a_burst_the_last_update_counts
-        tn_042_and_043_a_second_connection_replaces_the_first_and_nobody_notices
-        tn_044_tunnels_in_both_directions_tell_once
-        tn_045_goodbye_is_disconnected_and_ends_without_an_error
-        tn_046_a_cut_is_lost
-        tn_047_who_was_never_told_of_a_peer_is_not_told_of_its_loss
-        tn_048_an_unchanged_node_is_no_news
-        tn_049_removing_a_tunnel_parts_both_ends
-        tn_050_a_tunnel_may_come_before_its_other_end
-        tn_051_readiness_carries_the_senders_id
-        tn_052_without_a_tunnel_readiness_is_an_error_and_the_stream_stays_open
-        tn_053_a_stranger_in_the_list_costs_the_others_nothing
-        tn_054_goodbye_and_readiness_in_one_request
-        tn_035_and_055_a_request_with_a_bad_id_changes_nothing
-        tn_058_two_stalled_peers_that_go_are_cleaned_up_once
-        tn_059_readiness_for_a_stalled_client_costs_the_agent_nothing
-        tn_060_closing_tells_of_losses_then_ends_every_stream_and_those_that_come_later
-        tn_062_many_peers_come_in_several_responses
-        who_comes_and_goes_unread_leaves_nothing_to_read
-        a_random_history_ends_in_the_state_that_the_tunnels_say
-    }
+mod three_on_postgres {
+    use super::*;
+    suite_on_postgres!(3);
 }
 
 /// What others are told of, by the triggers of a real deployment.

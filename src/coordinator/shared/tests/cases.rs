@@ -4,9 +4,11 @@ use super::*;
 use crate::coordinator::shared::notices::{self, Notice};
 use crate::coordinator::shared::replicas::HEARTBEAT;
 
-/// Runs every case in both settings.
+/// Runs every case in both settings: in memory with the replicas that it needs, and, where those are fewer, with two and with
+/// three; on a real database with two at least: with three it would be a minute more. Those beyond what it needs have nobody
+/// and hear everything.
 macro_rules! cases {
-    ($($case:ident on $replicas:literal;)*) => {
+    ($($case:ident on $replicas:tt;)*) => {
         mod in_memory {
             use crate::coordinator::shared::tests::Replicas;
             $(
@@ -17,15 +19,34 @@ macro_rules! cases {
             )*
         }
 
+        mod in_memory_of_two {
+            use crate::coordinator::shared::tests::Replicas;
+            $(cases! { @more 2, $case on $replicas })*
+        }
+
+        mod in_memory_of_three {
+            use crate::coordinator::shared::tests::Replicas;
+            $(cases! { @more 3, $case on $replicas })*
+        }
+
         mod on_postgres {
             use crate::coordinator::shared::tests::Replicas;
             $(
                 #[tokio::test]
                 async fn $case() {
-                    let Some(replicas) = Replicas::on_postgres($replicas).await else { return };
+                    let count = 2.max($replicas);
+                    let Some(replicas) = Replicas::on_postgres(count).await else { return };
                     super::$case(replicas).await;
                 }
             )*
+        }
+    };
+    (@more 2, $case:ident on 2) => {};
+    (@more $count:literal, $case:ident on 3) => {};
+    (@more $count:literal, $case:ident on $replicas:tt) => {
+        #[tokio::test(start_paused = true)]
+        async fn $case() {
+            super::$case(Replicas::in_memory($count)).await;
         }
     };
 }
@@ -176,8 +197,10 @@ async fn tn_067_heartbeats_are_published_every_two_seconds(replicas: Replicas) {
             let beat = tokio::time::timeout(PATIENCE, beats.next()).await.unwrap();
             // A new subscription may have missed something.
             let Ok(beat) = beat else { continue };
-            assert_eq!(*beat, *replica(0).to_string());
-            break tokio::time::Instant::now();
+            // Others beat too.
+            if *beat == *replica(0).to_string() {
+                break tokio::time::Instant::now();
+            }
         }
     };
     // Where time is driven, only the database takes some.
@@ -415,12 +438,10 @@ async fn tn_076_closing_keeps_what_is_stored(mut replicas: Replicas) {
     drop((one, other));
     replicas.coordinators[0].close().await.unwrap();
     replicas.add().await;
+    let added = replicas.coordinators.last().unwrap();
     for (number, home) in [(1, 10), (2, 20)] {
         assert_eq!(stored(&replicas, number).await, [(replica(0), true, home)]);
-        assert_eq!(
-            replicas.coordinators[1].node(id(number)).await,
-            Ok(Some(node(home)))
-        );
+        assert_eq!(added.node(id(number)).await, Ok(Some(node(home))));
     }
 }
 
