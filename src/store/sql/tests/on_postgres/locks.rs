@@ -10,6 +10,15 @@ const ROWS: usize = 10;
 /// How often both servers write them.
 const ROUNDS: i64 = 3;
 
+const WORKSPACE: &str = "---
+owner: { username: ada }
+workspace: { name: wNUMBER }
+agents:
+  - name: main
+    apps: [{ slug: code, healthcheck: { url: 'http://localhost', interval_seconds: 5, threshold: 6 } }]
+    metadata: [{ key: load, display_name: Load, script: uptime, interval_seconds: 10, timeout_seconds: 1 }]
+";
+
 /// Locks rows one after another, in the order in which a statement comes upon them, where that is not the table's: so few
 /// rows would be read as they lie.
 const SLOW: &str = "
@@ -77,21 +86,10 @@ impl Rows {
 
 #[tokio::test]
 async fn servers_that_write_the_same_rows_from_both_ends_never_wait_for_each_other() {
-    let workspaces: String = (0..ROWS)
-        .map(|number| {
-            format!(
-                "---
-owner: {{ username: ada }}
-workspace: {{ name: w{number} }}
-agents:
-  - name: main
-    apps: [{{ slug: code, url: 'http://localhost', healthcheck: {{ url: 'http://localhost', interval_seconds: 5, threshold: 6 }} }}]
-    metadata: [{{ key: load, display_name: Load, script: uptime, interval_seconds: 10, timeout_seconds: 1 }}]
-"
-            )
-        })
+    let workspaces: Vec<_> = (0..ROWS)
+        .map(|number| WORKSPACE.replace("NUMBER", &number.to_string()))
         .collect();
-    let (mut kit, _) = Kit::seeded(&workspaces).await;
+    let (mut kit, _) = Kit::seeded(&workspaces.concat()).await;
     kit.raw.run("", SLOW).await;
     let mut ids = async |table: &str| -> Vec<uuid::Uuid> {
         let rows = kit.table(&format!("SELECT id FROM {table} ORDER BY id")).await;
