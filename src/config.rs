@@ -30,15 +30,15 @@ use crate::telemetry::agent_metrics::AgentLabel;
 
 pub use access_url::bare_access_url;
 use access_url::default_access_url;
-pub use choices::{ConnectionLogKind, NotificationsMethod, Synchronous};
+pub use choices::{ConnectionLogKind, MaxIdle, NotificationsMethod, StoreKind, Synchronous};
 pub(crate) use external_auth::MAX_PROVIDERS;
 pub use external_auth::read_providers;
 pub use file::{ConfigError, ConfigFile};
 pub use layers::{describe, layer};
 pub(crate) use parse::parse_secret;
 use parse::{
-    parse_agent_label, parse_bool, parse_http_url, parse_listen_address, parse_positive_duration,
-    parse_wildcard,
+    parse_agent_label, parse_bool, parse_http_url, parse_listen_address, parse_max_idle,
+    parse_positive_duration, parse_wildcard,
 };
 
 /// Largest id of a DERP region: a node tells its home region as 32 bits, and the regions of STUN servers come behind.
@@ -88,6 +88,17 @@ pub struct CommonConfig {
     )]
     pub postgres_conn_max_open: u32,
 
+    /// Most connections to Postgres that are kept open while nobody uses them; `auto` is a third of those at once.
+    #[arg(
+        id = "drpcd.postgresConnMaxIdle",
+        long = "postgres-conn-max-idle",
+        env = "CODER_PG_CONN_MAX_IDLE",
+        value_name = "COUNT",
+        default_value = "auto",
+        value_parser = parse_max_idle
+    )]
+    pub postgres_conn_max_idle: MaxIdle,
+
     /// What the store is: a SQLite file, a Postgres database of our own, or that of an existing coder deployment [default:
     /// what --data-dir or --postgres-url names, and what is found there].
     #[arg(
@@ -133,17 +144,6 @@ pub struct CommonConfig {
         value_enum
     )]
     pub sqlite_synchronous: Synchronous,
-}
-
-/// What the store is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum StoreKind {
-    /// A SQLite file in the data directory.
-    Sqlite,
-    /// A Postgres database of our own.
-    Postgres,
-    /// The Postgres database of a coder deployment.
-    Coder,
 }
 
 /// Where the store is.

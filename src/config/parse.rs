@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use url::Url;
 
+use super::choices::MaxIdle;
 use crate::duration::parse_go_duration;
 use crate::secret::Secret;
 use crate::telemetry::agent_metrics::AgentLabel;
@@ -45,6 +46,14 @@ pub(super) fn parse_agent_label(text: &str) -> Result<AgentLabel, String> {
         let names = AgentLabel::ALL.map(AgentLabel::as_str);
         format!("must be one of {}", names.join(", "))
     })
+}
+
+pub(super) fn parse_max_idle(text: &str) -> Result<MaxIdle, String> {
+    if text == "auto" {
+        return Ok(MaxIdle::Auto);
+    }
+    let count = text.parse().map(MaxIdle::Count);
+    count.map_err(|_| "must be auto or a number".to_owned())
 }
 
 pub(super) fn parse_positive_duration(text: &str) -> Result<Duration, String> {

@@ -57,6 +57,27 @@ fn lists_numbers_and_flags_of_the_file_are_read() {
 }
 
 #[test]
+fn idle_connections_are_a_number_or_a_third() {
+    let config = |flags: &[&str]| parse(Some("drpcd: {dataDir: /d}"), flags);
+    for (flags, expected) in [
+        (&[][..], [1, 1, 3, 33]),
+        (&["--postgres-conn-max-idle", "auto"], [1, 1, 3, 33]),
+        (&["--postgres-conn-max-idle", "5"], [5; 4]),
+        (&["--postgres-conn-max-idle", "0"], [0; 4]),
+    ] {
+        let idle = config(flags).unwrap().common.postgres_conn_max_idle;
+        assert_eq!([2, 3, 10, 100].map(|open| idle.of(open)), expected, "{flags:?}");
+    }
+    let file = "drpcd: {dataDir: /d, postgresConnMaxIdle: 7}";
+    let idle = parse(Some(file), &[]).unwrap().common.postgres_conn_max_idle;
+    assert_eq!(idle, MaxIdle::Count(7));
+    for wrong in ["-1", "many", ""] {
+        let error = config(&[&format!("--postgres-conn-max-idle={wrong}")]).unwrap_err();
+        assert!(error.contains("must be auto or a number"), "{error}");
+    }
+}
+
+#[test]
 fn an_unknown_key_is_named() {
     for (file, key) in [
         (

@@ -67,6 +67,7 @@ async fn open(
             let options = PostgresOptions {
                 url: url.clone(),
                 max_connections: config.postgres_conn_max_open,
+                max_idle: config.postgres_conn_max_idle.of(config.postgres_conn_max_open),
                 wait,
                 migrate,
                 expected,

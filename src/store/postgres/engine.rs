@@ -18,10 +18,6 @@ use crate::store::StoreError;
 use crate::store::sql::database::Done;
 use crate::store::sql::value::Value;
 
-/// How long a connection that is given back may take to say that it lives. One that is dead and does not know it would
-/// keep its place in the pool for as long as the system sends anew what nobody acknowledges, a quarter of an hour.
-const RETURN_LIMIT: Duration = Duration::from_secs(2);
-
 /// Says whether the database is a standby or was set to read only.
 const PROBE: &str =
     "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::bool AS read_only";
@@ -356,15 +352,7 @@ impl Drop for Session<'_> {
             connection.close_on_drop();
             return;
         }
-        // As it does when it is dropped, with a limit: given up, it makes room for another.
-        let returned = connection.return_to_pool();
-        let clock = self.database.clock.clone();
-        tokio::spawn(async move {
-            tokio::select! {
-                () = returned => {}
-                () = clock.sleep(RETURN_LIMIT) => {}
-            }
-        });
+        self.pool.give_back(connection);
     }
 }
 

@@ -12,7 +12,7 @@ use url::Url;
 use super::engine::Database;
 use super::error::store_error;
 use super::layout::{self, CoderSchema};
-use super::pool::Pool;
+use super::pool::{Pool, Size};
 use crate::clock::Clock;
 use crate::secret::Secret;
 use crate::store::schema::{self, Found, Readiness, Report, Schema, SchemaStep, Tables};
@@ -55,6 +55,8 @@ pub struct PostgresOptions {
     pub url: Secret,
     /// Connections at most, at least 1. Each caller holds one for a statement or a short transaction.
     pub max_connections: u32,
+    /// Connections that are kept open while nobody holds them, at most.
+    pub max_idle: u32,
     /// How long each answer may take.
     pub wait: Duration,
     /// Whether our own schema is brought up to date; otherwise one that is not is an error.
@@ -183,8 +185,12 @@ pub(super) async fn open(options: &PostgresOptions, clock: Clock) -> Result<Open
     };
     let place = reached.place.clone();
     reached.close().await;
-    let apart = Pool::new(connect.clone(), 1, options.wait, &clock);
-    let pool = Pool::new(connect, options.max_connections, options.wait, &clock);
+    let apart = Pool::new(connect.clone(), Size { open: 1, idle: 1 }, options.wait, &clock);
+    let size = Size {
+        open: options.max_connections,
+        idle: options.max_idle,
+    };
+    let pool = Pool::new(connect, size, options.wait, &clock);
     let database = Database::new(pool, apart, clock, options.wait);
     Ok(Opened {
         database,

@@ -1,5 +1,7 @@
-//! A pool of connections: how long one waits for them, how long they live, and which are good no more.
+//! A pool of connections: how many are kept, how long one waits for them, how long they live, and which are good no more.
 
+use std::borrow::Borrow;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +14,10 @@ use crate::clock::{Clock, Instant};
 /// How long a caller waits for a connection. With the answer it stays within the 2 s in which REST calls and verbs must
 /// fail when the store is away.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(1_500);
+
+/// How long a connection that is given back may take to say that it lives. One that is dead and does not know it would
+/// keep its place in the pool for as long as the system sends anew what nobody acknowledges, a quarter of an hour.
+const RETURN_LIMIT: Duration = Duration::from_secs(2);
 
 /// A connection that was idle for longer is asked whether it lives before it is used: a restart of the database costs no
 /// call, and a busy connection no round trip.
@@ -32,12 +38,46 @@ fn session_settings(wait: Duration) -> String {
     )
 }
 
+/// How many connections there may be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Size {
+    /// At once.
+    pub(super) open: u32,
+    /// Of those, while nobody holds them.
+    pub(super) idle: u32,
+}
+
 /// Connections to one database, up to a number.
 #[derive(Debug)]
 pub(super) struct Pool {
-    pool: PgPool,
+    connections: PgPool,
+    max_idle: usize,
+    /// Callers that want a connection and have none yet.
+    wanted: AtomicUsize,
+    /// Connections that are on their way back.
+    returning: Arc<AtomicUsize>,
     renewed: Arc<Renewed>,
     clock: Clock,
+}
+
+/// One of those that are counted, until it is dropped.
+struct Counted<C: Borrow<AtomicUsize>> {
+    counter: C,
+    /// How many there were before.
+    others: usize,
+}
+
+impl<C: Borrow<AtomicUsize>> Counted<C> {
+    fn new(counter: C) -> Self {
+        let others = counter.borrow().fetch_add(1, Ordering::Relaxed);
+        Self { counter, others }
+    }
+}
+
+impl<C: Borrow<AtomicUsize>> Drop for Counted<C> {
+    fn drop(&mut self) {
+        self.counter.borrow().fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Since when connections have to be opened anew. What a connection has prepared, and knows of types, is not that of a schema
@@ -60,17 +100,12 @@ impl Renewed {
 
 impl Pool {
     /// Connects when the first connection is wanted. An answer may take `wait`.
-    pub(super) fn new(
-        options: PgConnectOptions,
-        max_connections: u32,
-        wait: Duration,
-        clock: &Clock,
-    ) -> Self {
+    pub(super) fn new(options: PgConnectOptions, size: Size, wait: Duration, clock: &Clock) -> Self {
         let settings = Arc::new(session_settings(wait));
         let renewed = Arc::new(Renewed::default());
         let (since, time) = (Arc::clone(&renewed), clock.clone());
-        let pool = PgPoolOptions::new()
-            .max_connections(max_connections)
+        let connections = PgPoolOptions::new()
+            .max_connections(size.open)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .idle_timeout(IDLE_TIMEOUT)
             .max_lifetime(MAX_LIFETIME)
@@ -90,14 +125,46 @@ impl Pool {
             })
             .connect_lazy_with(options);
         Self {
-            pool,
+            connections,
+            // A number of connections fits.
+            max_idle: usize::try_from(size.idle).unwrap_or(usize::MAX),
+            wanted: AtomicUsize::new(0),
+            returning: Arc::default(),
             renewed,
             clock: clock.clone(),
         }
     }
 
     pub(super) async fn acquire(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
-        self.pool.acquire().await
+        let _one_more = Counted::new(&self.wanted);
+        self.connections.acquire().await
+    }
+
+    /// Takes a connection back, as it comes back when it is dropped, but with a limit: given up, it makes room for another. It
+    /// is closed where so many are idle already and nobody waits for one.
+    pub(super) fn give_back(&self, mut connection: PoolConnection<Postgres>) {
+        let returning = Counted::new(Arc::clone(&self.returning));
+        let idle = self.connections.num_idle() + returning.others;
+        let clock = self.clock.clone();
+        if idle < self.max_idle + self.wanted.load(Ordering::Relaxed) {
+            let returned = connection.return_to_pool();
+            tokio::spawn(async move {
+                let _returning = returning;
+                tokio::select! {
+                    _ = returned => {}
+                    () = clock.sleep(RETURN_LIMIT) => {}
+                }
+            });
+        } else {
+            drop(returning);
+            tokio::spawn(async move {
+                tokio::select! {
+                    // One that ends badly leaves nothing behind.
+                    _ = connection.close() => {}
+                    () = clock.sleep(RETURN_LIMIT) => {}
+                }
+            });
+        }
     }
 
     /// From here on only connections are used that are opened from here on.
@@ -108,12 +175,12 @@ impl Pool {
 
     /// Waits for connections in use, then closes all.
     pub(super) async fn close(&self) {
-        self.pool.close().await;
+        self.connections.close().await;
     }
 
     /// How many connections there are.
     #[cfg(test)]
     pub(super) fn size(&self) -> u32 {
-        self.pool.size()
+        self.connections.size()
     }
 }

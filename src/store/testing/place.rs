@@ -79,6 +79,7 @@ async fn open(url: &str) -> SqlStore {
         url: Secret::new(url),
         wait: SERVER_WAIT,
         max_connections: 4,
+        max_idle: 4,
         migrate: true,
         expected: None,
     };

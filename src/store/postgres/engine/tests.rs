@@ -9,13 +9,14 @@ use crate::store::testing::postgres::Server;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 async fn open(url: &str) -> Database {
-    open_with(url, 1).await
+    open_with(url, 1, 1).await
 }
 
-async fn open_with(url: &str, max_connections: u32) -> Database {
+async fn open_with(url: &str, max_connections: u32, max_idle: u32) -> Database {
     let options = PostgresOptions {
         url: Secret::new(url),
         max_connections,
+        max_idle,
         wait: VERB_WAIT,
         migrate: true,
         expected: None,
@@ -131,7 +132,7 @@ async fn statements_that_were_prepared_for_another_schema_are_prepared_anew() {
         return;
     };
     let place = server.database();
-    let database = open_with(place.url(), 2).await;
+    let database = open_with(place.url(), 2, 2).await;
     place.execute(
         "CREATE TYPE mood AS ENUM ('good'); CREATE TABLE moods (id integer, mood mood);
         INSERT INTO moods VALUES (1, 'good')",
@@ -179,4 +180,44 @@ async fn statements_that_were_prepared_for_another_schema_are_prepared_anew() {
     assert!(gone.is_err_and(|error| error.is_unavailable()));
     drop(session);
     assert_eq!(run(write).await, [Ok(()), Ok(())]);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_given_back_is_closed_where_enough_are_idle_and_nobody_waits() {
+    let Some(server) = Server::new() else {
+        return;
+    };
+    let place = server.database();
+    let database = open_with(place.url(), 6, 2).await;
+    let mut sessions = Vec::new();
+    for _ in 0..6 {
+        sessions.push(database.session().await.unwrap());
+    }
+    sessions.truncate(1);
+    eventually(|| database.pool.size() == 3).await;
+    drop(sessions);
+    eventually(|| database.pool.size() == 2).await;
+    // As the server sees it, by a third that is closed after it.
+    let two = [
+        database.session().await.unwrap(),
+        database.session().await.unwrap(),
+    ];
+    let there = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'drpcd'";
+    assert_eq!(count(&database, there).await, Ok(3));
+    drop(two);
+    eventually(|| database.pool.size() == 2).await;
+
+    // None is idle, but one that somebody waits for is not closed.
+    let none = open_with(place.url(), 1, 0).await;
+    let pid = "SELECT pg_backend_pid()::bigint";
+    let mut session = none.session().await.unwrap();
+    let row = session.optional(pid, Vec::new()).await.unwrap().unwrap();
+    let first: i64 = row.try_get(0).unwrap();
+    let give_back = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        drop(session);
+    };
+    let (second, ()) = tokio::join!(count(&none, pid), give_back);
+    assert_eq!(second, Ok(first));
+    eventually(|| none.pool.size() == 0).await;
 }
