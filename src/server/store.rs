@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::config::{CommonConfig, NoStorePlace, StorePlace, Synchronous};
 use crate::store::postgres::notify::Notifications;
-use crate::store::postgres::{self, PostgresError, PostgresOptions, SERVER_WAIT, VERB_WAIT};
+use crate::store::postgres::{self, PostgresError, PostgresOptions, SERVER_WAIT, VERB_LOCK_WAIT, VERB_WAIT};
 use crate::store::sqlite::{self, OpenError, SqliteOptions};
 use crate::store::{Report, SchemaStep, SqlStore, Store as _, Tables};
 
@@ -32,23 +32,43 @@ pub(super) fn notifications(config: &CommonConfig) -> Result<Option<Notification
     }
 }
 
+/// How long a Postgres database is waited for.
+#[derive(Clone, Copy)]
+struct Waits {
+    /// For each answer.
+    answer: Duration,
+    /// For another process that migrates it.
+    lock: Option<Duration>,
+}
+
+/// A server has nothing to do without its schema.
+const SERVER: Waits = Waits {
+    answer: SERVER_WAIT,
+    lock: None,
+};
+
+const VERB: Waits = Waits {
+    answer: VERB_WAIT,
+    lock: Some(VERB_LOCK_WAIT),
+};
+
 /// Opens the store that a configuration names, for a server.
 pub(super) async fn open_to_serve(config: &CommonConfig, clock: &Clock) -> Result<SqlStore, OpenStoreError> {
     let migrate = config.auto_migrate;
-    open(config, config.store_place()?, migrate, SERVER_WAIT, clock).await
+    open(config, config.store_place()?, migrate, SERVER, clock).await
 }
 
 /// Opens the store that a configuration names, for a verb: what it asks of a store that is away fails soon.
 pub async fn open_store(config: &CommonConfig, clock: &Clock) -> Result<SqlStore, OpenStoreError> {
     let migrate = config.auto_migrate;
-    open(config, config.store_place()?, migrate, VERB_WAIT, clock).await
+    open(config, config.store_place()?, migrate, VERB, clock).await
 }
 
 async fn open(
     config: &CommonConfig,
     place: StorePlace<'_>,
     migrate: bool,
-    wait: Duration,
+    waits: Waits,
     clock: &Clock,
 ) -> Result<SqlStore, OpenStoreError> {
     match place {
@@ -68,7 +88,8 @@ async fn open(
                 url: url.clone(),
                 max_connections: config.postgres_conn_max_open,
                 max_idle: config.postgres_conn_max_idle.of(config.postgres_conn_max_open),
-                wait,
+                wait: waits.answer,
+                lock_wait: waits.lock,
                 migrate,
                 expected,
             };
@@ -86,7 +107,7 @@ pub async fn migrate_store(config: &CommonConfig, clock: &Clock) -> Result<(), O
         },
         directory @ StorePlace::Directory(_) => directory,
     };
-    open(config, place, true, VERB_WAIT, clock).await?.close().await;
+    open(config, place, true, VERB, clock).await?.close().await;
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr as _;
 use std::time::Duration;
 
-use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::migrate::{Migrate as _, MigrateError, Migration, MigrationType, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, SqlSafeStr as _};
 use url::Url;
@@ -23,6 +23,12 @@ pub const SERVER_WAIT: Duration = Duration::from_secs(10);
 
 /// As [`SERVER_WAIT`], for verbs, which must fail within 2 s when the store is away.
 pub const VERB_WAIT: Duration = Duration::from_millis(1_500);
+
+/// How long a verb waits for another process that migrates the database. One that hangs is for whoever runs the verb to end.
+pub const VERB_LOCK_WAIT: Duration = Duration::from_secs(30);
+
+/// After which it is told that another process is waited for: the few migrations there are take less.
+const LOCK_IS_LATE: Duration = Duration::from_secs(3);
 
 /// Prepared statements kept by one connection: more than the statements that any connection runs.
 const STATEMENT_CACHE: usize = 256;
@@ -59,6 +65,8 @@ pub struct PostgresOptions {
     pub max_idle: u32,
     /// How long each answer may take.
     pub wait: Duration,
+    /// How long another process is waited for that migrates the database; `None` is as long as it takes.
+    pub lock_wait: Option<Duration>,
     /// Whether our own schema is brought up to date; otherwise one that is not is an error.
     pub migrate: bool,
     /// Whose tables it must have; `None` takes ours (or none yet) and coder's.
@@ -173,7 +181,7 @@ pub(super) async fn open(options: &PostgresOptions, clock: Clock) -> Result<Open
     let mut reached = Reached::new(&connect, options.wait, &clock).await?;
     let schema = match (reached.found().await?, options.expected) {
         (Found::None | Found::Own, None | Some(Tables::Own)) if options.migrate => {
-            reached.migrate().await?;
+            reached.migrate(options.lock_wait).await?;
             Schema::Own
         }
         (Found::None | Found::Own, None | Some(Tables::Own)) => {
@@ -321,28 +329,56 @@ impl Reached {
     }
 
     /// Brings our schema up to date, under a lock that the other processes which do the same wait for.
-    async fn migrate(&mut self) -> Result<(), PostgresError> {
+    async fn migrate(&mut self, lock_wait: Option<Duration>) -> Result<(), PostgresError> {
+        self.lock_migrations(lock_wait).await?;
         let connection = &mut self.connection;
         let migrated: Result<(), MigrateError> = async {
             // That the table of migrations exists already is no news.
             connection.execute("SET client_min_messages = warning").await?;
-            migrator().run_direct(None, connection, false).await
+            let mut migrator = migrator();
+            // It is held already.
+            migrator.set_locking(false);
+            migrator.run_direct(None, connection, false).await?;
+            connection.unlock().await
         }
         .await;
-        let failed = |reason: String| PostgresError::Migration {
-            place: self.place.clone(),
-            reason,
-        };
-        migrated.map_err(|error| match error {
-            MigrateError::VersionMissing(version) => PostgresError::NewerSchema {
-                place: self.place.clone(),
-                version,
-            },
-            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
-                failed(store_error(&error).to_string())
+        migrated.map_err(|error| self.not_migrated(error))
+    }
+
+    /// Takes the lock, for which it waits as long as it may. If that fails, its connection must end, and with it the wait.
+    async fn lock_migrations(&mut self, wait: Option<Duration>) -> Result<(), PostgresError> {
+        let (clock, place) = (self.clock.clone(), self.place.clone());
+        let limit = async {
+            clock.sleep(LOCK_IS_LATE).await;
+            tracing::warn!(database = %place, "the lock for migrations is waited for: another process migrates the database, or nothing answers");
+            match wait {
+                Some(wait) => clock.sleep(wait.saturating_sub(LOCK_IS_LATE)).await,
+                None => std::future::pending().await,
             }
-            other => failed(other.to_string()),
-        })
+        };
+        let locked = tokio::select! {
+            locked = self.connection.lock() => locked,
+            () = limit => {
+                let reason = "the lock for it was not to be had in time: another process does it, and may hang".to_owned();
+                return Err(PostgresError::Migration { place, reason });
+            }
+        };
+        locked.map_err(|error| self.not_migrated(error))
+    }
+
+    fn not_migrated(&self, error: MigrateError) -> PostgresError {
+        let place = self.place.clone();
+        match error {
+            MigrateError::VersionMissing(version) => PostgresError::NewerSchema { place, version },
+            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
+                let reason = store_error(&error).to_string();
+                PostgresError::Migration { place, reason }
+            }
+            other => {
+                let reason = other.to_string();
+                PostgresError::Migration { place, reason }
+            }
+        }
     }
 
     pub(in crate::store) async fn close(self) {
@@ -422,6 +458,8 @@ pub(in crate::store) fn migrator() -> Migrator {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::testing::postgres::Server;
+    use crate::telemetry::testing::Log;
 
     #[test]
     fn parameters_that_the_driver_does_not_know_are_taken_out_and_the_others_left() {
@@ -436,5 +474,53 @@ mod tests {
         );
         let none = without_unknown_parameters(&Secret::new("secret"));
         assert!(matches!(none, Err(PostgresError::Url)));
+    }
+
+    #[tokio::test]
+    async fn another_process_that_migrates_is_told_of_and_waited_for_as_long_as_was_said() {
+        let Some(server) = Server::new() else { return };
+        let place = server.database();
+        let mut other = PgConnection::connect(place.url()).await.unwrap();
+        other.lock().await.unwrap();
+        let log = Log::new();
+        let lock_wait = LOCK_IS_LATE + Duration::from_secs(1);
+        let mut options = PostgresOptions {
+            url: Secret::new(place.url()),
+            max_connections: 1,
+            max_idle: 1,
+            wait: VERB_WAIT,
+            lock_wait: Some(lock_wait),
+            migrate: true,
+            expected: None,
+        };
+        let clock = Clock::system();
+        let began = clock.monotonic();
+        let Err(error) = open(&options, clock.clone()).await else {
+            panic!("it is migrated by two");
+        };
+        let waited = clock.monotonic() - began;
+        assert!(waited >= lock_wait && waited < lock_wait * 2, "{waited:?}");
+        assert!(
+            error.to_string().contains("lock for it was not to be had"),
+            "{error}"
+        );
+        let told = log.take();
+        let told = told
+            .iter()
+            .filter(|line| line.contains("another process migrates the database"));
+        assert_eq!(told.count(), 1, "once");
+
+        // However long it takes, where nothing else was said.
+        options.lock_wait = None;
+        let end = async {
+            clock.sleep(lock_wait * 2).await;
+            other.unlock().await.unwrap();
+        };
+        let (opened, ()) = tokio::join!(open(&options, clock.clone()), end);
+        opened.unwrap().database.close().await;
+        // What is done at once is no news.
+        log.take();
+        open(&options, clock).await.unwrap().database.close().await;
+        assert!(!log.take().iter().any(|line| line.contains("another process")));
     }
 }

@@ -80,6 +80,7 @@ async fn open(url: &str) -> SqlStore {
         wait: SERVER_WAIT,
         max_connections: 4,
         max_idle: 4,
+        lock_wait: None,
         migrate: true,
         expected: None,
     };

@@ -18,6 +18,7 @@ async fn open_with(url: &str, max_connections: u32, max_idle: u32) -> Database {
         max_connections,
         max_idle,
         wait: VERB_WAIT,
+        lock_wait: None,
         migrate: true,
         expected: None,
     };
