@@ -61,7 +61,9 @@ type floodResult struct {
 
 // flood is one who means harm for as long as its context lasts.
 type flood struct {
-	options                           transport.Options
+	options transport.Options
+	// sessions is how many sessions do the same at a time, where the harm is within one.
+	sessions                          int
 	connections, refused, ended, sent atomic.Int64
 }
 
@@ -134,6 +136,7 @@ func runFlood(ctx context.Context, flags *flag.FlagSet, args []string) (any, boo
 	kind := flags.String("kind", "", "streams, syn-rst, zero-window, never-reads, pings, websocket-pings, one-byte, oversize, "+
 		"slowloris, half-open or handshakes")
 	duration := flags.Duration("duration", 5*time.Second, "how long")
+	sessions := flags.Int("sessions", 1, "how many sessions do it at a time, where the harm is within one")
 	if err := parse(flags, args); err != nil {
 		return nil, false, err
 	}
@@ -146,7 +149,7 @@ func runFlood(ctx context.Context, flags *flag.FlagSet, args []string) (any, boo
 	}
 	ctx, cancel := context.WithTimeout(ctx, *duration)
 	defer cancel()
-	f := &flood{options: *options}
+	f := &flood{options: *options, sessions: *sessions}
 	run(f, ctx)
 	return &floodResult{*kind, f.connections.Load(), f.refused.Load(), f.ended.Load(), f.sent.Load()}, true, nil
 }
@@ -216,8 +219,12 @@ func (f *flood) session(ctx context.Context) (net.Conn, error) {
 	return conn, nil
 }
 
-// stream sends one thing after another over a session, and over the next one when the server has closed it.
+// stream sends one thing after another over each of its sessions, and over the next one when the server has closed it.
 func (f *flood) stream(ctx context.Context, reads bool, next func(number int) []byte) {
+	many(f.sessions, func(int) { f.streamOnce(ctx, reads, next) })
+}
+
+func (f *flood) streamOnce(ctx context.Context, reads bool, next func(number int) []byte) {
 	again(ctx, func() {
 		conn, err := f.session(ctx)
 		if err != nil {

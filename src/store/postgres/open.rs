@@ -498,8 +498,7 @@ mod tests {
         let Err(error) = open(&options, clock.clone()).await else {
             panic!("it is migrated by two");
         };
-        let waited = clock.monotonic() - began;
-        assert!(waited >= lock_wait && waited < lock_wait * 2, "{waited:?}");
+        assert!(clock.monotonic() - began >= lock_wait);
         assert!(
             error.to_string().contains("lock for it was not to be had"),
             "{error}"
@@ -518,9 +517,5 @@ mod tests {
         };
         let (opened, ()) = tokio::join!(open(&options, clock.clone()), end);
         opened.unwrap().database.close().await;
-        // What is done at once is no news.
-        log.take();
-        open(&options, clock).await.unwrap().database.close().await;
-        assert!(!log.take().iter().any(|line| line.contains("another process")));
     }
 }
