@@ -13,7 +13,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use drpcd::capture::{Capture, compare};
+use drpcd::capture::{Capture, Header, Side, compare};
 use drpcd::clock::Clock;
 use drpcd::http::capture::{address_of, replay};
 use drpcd::proto::agent::{CreateSubAgentRequest, GetManifestRequest};
@@ -54,6 +54,24 @@ fn every_method_is_recorded() {
         real.difference(&called).collect::<Vec<_>>(),
         Vec::<&String>::new()
     );
+}
+
+#[test]
+fn handshakes_are_recorded_without_their_tokens() {
+    for (file, capture) in recorded() {
+        let value = |from, name: &str| {
+            let of = |header: &&Header| header.from == from && header.name.eq_ignore_ascii_case(name);
+            let found = capture.headers.iter().find(of);
+            found.map(|header| header.value.as_str())
+        };
+        let handshake = [
+            value(Side::Agent, "Sec-WebSocket-Version"),
+            value(Side::Agent, "Coder-Session-Token"),
+            value(Side::Server, "Upgrade"),
+        ];
+        let expected = ["13", "REDACTED", "websocket"].map(Some);
+        assert_eq!(handshake, expected, "{}", file.display());
+    }
 }
 
 #[tokio::test]

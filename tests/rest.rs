@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use drpcd::clock::Timestamp;
 use serde_json::{Value, json};
 use support::http::{Answer, events, get, send};
-use support::{Data, EXAMPLE_SEED, PATIENCE, Server, drpcd, wait};
+use support::{Data, EXAMPLE_SEED, PATIENCE, Server, drpcd, uninterrupted, wait};
 
 const ME: &str = "/api/v2/workspaceagents/me";
 
@@ -73,7 +73,7 @@ fn conn_060_and_062_reinit_pings_and_tells_of_a_claim_in_the_form_that_agents_re
     let mut read_until = |end: &str| {
         let mut buffer = [0; 1024];
         while !text.contains(end) {
-            let length = stream.read(&mut buffer).unwrap();
+            let length = uninterrupted(|| stream.read(&mut buffer)).unwrap();
             assert!(length > 0, "the stream ended: {text:?}");
             text.push_str(std::str::from_utf8(&buffer[..length]).unwrap());
             assert!(text.matches("ping").count() < 4, "no {end:?}: {text:?}");

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 pub(crate) use calls::Packets;
 pub use calls::{Call, Difference, Ended, compare};
-pub(crate) use redactor::{Redactor, redact, without_redacted};
+pub(crate) use redactor::{Redactor, headers, redact, without_redacted};
 pub use text::ParseError;
 
 /// A recorded session. Tokens are not in it: those of the handshake are left out, those in replies are zeros.
@@ -21,8 +21,21 @@ pub struct Capture {
     pub target: String,
     /// Status of its answer.
     pub status: u16,
+    /// Header lines of both, in order, with secrets left out. They are for people: whoever plays the agent dials as itself.
+    pub headers: Vec<Header>,
     /// What passed, in order.
     pub records: Vec<Record>,
+}
+
+/// A header line of the handshake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Who sent it.
+    pub from: Side,
+    /// Its name, as it was sent.
+    pub name: String,
+    /// Its value.
+    pub value: String,
 }
 
 /// One WebSocket frame.
@@ -47,6 +60,25 @@ pub enum Side {
     Agent,
     /// Who was dialed.
     Server,
+}
+
+impl Side {
+    /// How texts show who sent something.
+    pub(crate) fn arrow(self) -> char {
+        match self {
+            Self::Agent => '>',
+            Self::Server => '<',
+        }
+    }
+
+    /// Whom an arrow stands for.
+    pub(crate) fn of_arrow(text: &str) -> Option<Self> {
+        match text {
+            ">" => Some(Self::Agent),
+            "<" => Some(Self::Server),
+            _ => None,
+        }
+    }
 }
 
 /// What a WebSocket frame is (RFC 6455 §5.2).

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Packets, Side};
+use super::{Header, Packets, Side};
 use crate::mux::inspect::{CallFrame, Piece};
 
 /// Methods whose replies hold tokens; what they carry is recorded as zeros.
@@ -14,6 +14,24 @@ const SECRET_REPLIES: [&[u8]; 3] = [
 
 /// Parameters of a target that hold no token. Of others nobody knows what they hold.
 const PLAIN_PARAMETERS: [&str; 2] = ["role", "version"];
+
+/// Header lines that hold no token. Of others nobody knows what they hold.
+const PLAIN_HEADERS: [&str; 14] = [
+    "accept-encoding",
+    "connection",
+    "content-length",
+    "content-type",
+    "date",
+    "host",
+    "sec-websocket-accept",
+    "sec-websocket-extensions",
+    "sec-websocket-key",
+    "sec-websocket-protocol",
+    "sec-websocket-version",
+    "upgrade",
+    "user-agent",
+    "x-coder-build-version",
+];
 
 /// What stands in the place of a value that may be a token.
 const REDACTED: &str = "REDACTED";
@@ -34,6 +52,26 @@ pub(crate) fn redact(target: &str) -> String {
         })
         .collect();
     format!("{path}?{}", pairs.join("&"))
+}
+
+/// The header lines of the head of a request or an answer, without the tokens that may be in them.
+pub(crate) fn headers(from: Side, head: &[u8]) -> Vec<Header> {
+    let text = String::from_utf8_lossy(head);
+    // What could not stand on a line of its own.
+    let plain = |text: &str| text.trim().replace(char::is_control, " ");
+    let header = |(name, value): (&str, &str)| Header {
+        from,
+        name: plain(name),
+        value: if PLAIN_HEADERS.contains(&name.to_ascii_lowercase().as_str()) {
+            plain(value)
+        } else {
+            REDACTED.to_owned()
+        },
+    };
+    let lines = text.split("\r\n").skip(1);
+    lines
+        .filter_map(|line| line.split_once(':').map(header))
+        .collect()
 }
 
 /// The target without what was redacted, for a server that would take it for a token.

@@ -221,6 +221,30 @@ fn tokens_in_a_target_are_left_out() {
 }
 
 #[test]
+fn headers_are_kept_with_their_values_where_those_hold_no_token() {
+    let head = b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\nCookie: coder_session_token=secret\r\nX-Own:secret\r\nHOST: a:1\r\n";
+    let kept: Vec<_> = headers(Side::Server, head)
+        .into_iter()
+        .map(|header| format!("{}: {}", header.name, header.value))
+        .collect();
+    assert_eq!(
+        kept,
+        [
+            "Upgrade: websocket",
+            "Cookie: REDACTED",
+            "X-Own: REDACTED",
+            "HOST: a:1"
+        ]
+    );
+    let capture =
+        Capture::parse(&TEXT.replace("status 101\n", "status 101\n> Host: x\n< Upgrade:\n")).unwrap();
+    assert_eq!(capture.headers.len(), 2);
+    assert_eq!(compare(&capture, &self::capture()), [], "they are for people");
+    let wrong = Capture::parse(&TEXT.replace("status 101\n", "status 101\n> Host\n"));
+    assert_eq!(wrong.unwrap_err().to_string(), "line 4: no header line");
+}
+
+#[test]
 fn what_is_not_understood_may_be_a_token() {
     let mut redactor = Redactor::default();
     let ping = MuxFrame {
@@ -258,6 +282,7 @@ proptest! {
         let capture = Capture {
             target: "/x".to_owned(),
             status: 101,
+            headers: headers(Side::Agent, b"GET /x HTTP/1.1\r\nHost: x:1\r\nCookie: a=b\r\nEmpty:\r\n"),
             records: messages.into_iter().zip(kinds).map(record).collect(),
         };
         prop_assert_eq!(Capture::parse(&capture.to_text()), Ok(capture));

@@ -1,9 +1,12 @@
-//! The text form of a capture, which loses nothing but masks and headers of HTTP.
+//! The text form of a capture, which loses nothing but masks.
 //!
 //! ```text
 //! drpcd capture 1
 //! request /api/v2/workspaceagents/me/rpc?version=2.8
 //! status 101
+//! > Sec-WebSocket-Version: 13
+//! > Coder-Session-Token: REDACTED
+//! < Upgrade: websocket
 //!
 //! 0.000120 > binary
 //!   window syn stream 1 length 0
@@ -15,14 +18,15 @@
 //!   close-send 1/3 done -
 //! ```
 //!
-//! One unindented line for each WebSocket frame: seconds, direction (`>` the agent's), kind, `+` when the message goes on. Below it
+//! The handshake comes first, with the header lines of the request (`>`) and of its answer (`<`), which may be missing. Then one
+//! unindented line for each WebSocket frame: seconds, direction (`>` the agent's), kind, `+` when the message goes on. Below it
 //! its payload: a line for each yamux header and each DRPC frame, `bytes` for what is neither. Data is hexadecimal, text in
 //! quotes where it is readable, `78*65536` for a run of one byte; parts are joined by dots, and `-` is nothing.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::{Capture, FrameKind, Record, Side};
+use super::{Capture, FrameKind, Header, Record, Side};
 use crate::mux::inspect::{CallFrame, Inspector, MuxFrame, Piece};
 
 /// The first line.
@@ -51,18 +55,23 @@ pub struct ParseError {
 impl Capture {
     /// The text form.
     pub fn to_text(&self) -> String {
-        let mut out = format!("{FORM}\nrequest {}\nstatus {}\n\n", self.target, self.status);
+        let mut out = format!("{FORM}\nrequest {}\nstatus {}\n", self.target, self.status);
+        for Header { from, name, value } in &self.headers {
+            // Writing into a String cannot fail.
+            let _ = writeln!(out, "{} {name}: {value}", from.arrow());
+        }
+        out.push('\n');
         let mut inspectors = [Inspector::default(), Inspector::default()];
         for record in &self.records {
-            let (arrow, inspector) = match record.from {
-                Side::Agent => ('>', 0),
-                Side::Server => ('<', 1),
+            let arrow = record.from.arrow();
+            let inspector = match record.from {
+                Side::Agent => 0,
+                Side::Server => 1,
             };
             let kind = FrameKind::ALL.iter().find(|(kind, ..)| *kind == record.kind);
             let kind = kind.map_or("", |(.., name)| name);
             let goes_on = if record.last { "" } else { " +" };
             let at = record.at.as_secs_f64();
-            // Writing into a String cannot fail.
             let _ = writeln!(out, "{at:.6} {arrow} {kind}{goes_on}");
             let pieces = if record.kind.is_data() {
                 inspectors[inspector].push(&record.data).0
@@ -99,6 +108,7 @@ impl Capture {
                 line: 3,
                 what: format!("{status:?} is no status"),
             })?,
+            headers: Vec::new(),
             records: Vec::new(),
         };
         for (number, text) in lines {
@@ -111,6 +121,13 @@ impl Capture {
 
     fn parse_line(&mut self, text: &str) -> Result<(), String> {
         if text.is_empty() {
+            return Ok(());
+        }
+        let side = Side::of_arrow(text.get(..1).unwrap_or_default());
+        if let Some(from) = side.filter(|_| self.records.is_empty()) {
+            let header = text[1..].split_once(':').ok_or("no header line")?;
+            let [name, value] = <[&str; 2]>::from(header).map(|part| part.trim().to_owned());
+            self.headers.push(Header { from, name, value });
             return Ok(());
         }
         if let Some(text) = text.strip_prefix("  ") {
@@ -131,11 +148,7 @@ impl Capture {
         let kind = FrameKind::ALL.iter().find(|(.., name)| *name == kind);
         self.records.push(Record {
             at: at.ok_or("no time")?,
-            from: match arrow {
-                ">" => Side::Agent,
-                "<" => Side::Server,
-                _ => return Err("direction is neither > nor <".to_owned()),
-            },
+            from: Side::of_arrow(arrow).ok_or("direction is neither > nor <")?,
             kind: kind.ok_or("no kind of frame")?.0,
             last,
             data: Vec::new(),

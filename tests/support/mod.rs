@@ -24,6 +24,7 @@ pub mod script;
 pub mod script_answers;
 pub mod server;
 
+use std::io;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -54,6 +55,17 @@ pub fn eventually(mut holds: impl FnMut() -> bool) -> Result<(), ()> {
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(())
+}
+
+/// Tries again what a signal has interrupted. On a socket with a time limit the system does not go on by itself (`signal(7)`),
+/// and a machine that is stopped for a moment interrupts too.
+pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
 }
 
 pub fn drpcd() -> Command {

@@ -8,8 +8,8 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use super::PATIENCE;
 use super::raw::{DATA, FIN, PING, RST, SYN, WINDOW, connect, drpc, frame, handshake, message, status};
+use super::{PATIENCE, uninterrupted};
 
 pub const ACK: u16 = 2;
 pub const GOAWAY: u8 = 3;
@@ -130,7 +130,7 @@ impl Peer {
     pub fn leave_unread(&mut self, payload: &[u8]) {
         self.raw(payload);
         self.tcp.set_read_timeout(Some(PATIENCE)).unwrap();
-        assert_eq!(self.tcp.peek(&mut [0]).unwrap(), 1);
+        assert_eq!(uninterrupted(|| self.tcp.peek(&mut [0])).unwrap(), 1);
     }
 
     /// Sends bytes below the session. What the server has closed is not an error here.
@@ -222,7 +222,7 @@ impl Peer {
             .set_read_timeout(Some(wait.max(Duration::from_millis(1))))
             .unwrap();
         let mut buffer = [0; 16 * 1024];
-        match self.tcp.read(&mut buffer) {
+        match uninterrupted(|| self.tcp.read(&mut buffer)) {
             Ok(0) => self.ended = true,
             Ok(n) => {
                 self.input.extend_from_slice(&buffer[..n]);

@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::Instant;
 
-use super::{PATIENCE, SeededAgent};
+use super::{PATIENCE, SeededAgent, uninterrupted};
 
 pub const SYN: u16 = 1;
 pub const FIN: u16 = 4;
@@ -57,7 +57,7 @@ pub fn handshake(token: &str, query: &str, more: &str) -> String {
 pub fn status(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     let mut byte = [0];
-    while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap_or(0) == 1 {
+    while !head.ends_with(b"\r\n\r\n") && uninterrupted(|| stream.read(&mut byte)).unwrap_or(0) == 1 {
         head.push(byte[0]);
     }
     let head = String::from_utf8_lossy(&head);

@@ -184,6 +184,7 @@ impl<'c> Player<'c> {
             record: Capture {
                 target: capture.target.clone(),
                 status: 101,
+                headers: Vec::new(),
                 records: Vec::new(),
             },
             ended: false,

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::frames::Frames;
-use crate::capture::{Capture, Record, Redactor, Side, redact};
+use crate::capture::{Capture, Record, Redactor, Side, headers, redact};
 use crate::clock::{Clock, Instant};
 
 /// Connections at once; more wait.
@@ -171,6 +171,7 @@ impl Tap {
             capture: Capture {
                 target: String::new(),
                 status: 0,
+                headers: Vec::new(),
                 records: Vec::new(),
             },
             redactor: Redactor::default(),
@@ -226,6 +227,9 @@ impl Tap {
         self.since = Some(self.clock.monotonic());
         self.capture.target = redact(&self.agent.second_word(request));
         self.capture.status = 101;
+        let mut said = headers(Side::Agent, &self.agent.begun[..request]);
+        said.extend(headers(Side::Server, &self.server.begun[..answer]));
+        self.capture.headers = said;
         self.agent.upgrade(request);
         self.server.upgrade(answer);
         self.take_frames(Side::Agent);

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::frames::{Frames, client_frame};
 use super::{record, replay};
-use crate::capture::{Capture, FrameKind};
+use crate::capture::{Capture, FrameKind, Side};
 use crate::clock::Clock;
 
 /// How long what must come may take to come.
@@ -179,6 +179,12 @@ async fn recorder(upstream: &TcpListener) -> (std::net::SocketAddr, mpsc::Receiv
     (address, captures)
 }
 
+/// The header lines of an answer.
+fn answer_lines(answer: &[u8]) -> String {
+    let text = String::from_utf8_lossy(answer);
+    text.trim_end().split_once("\r\n").unwrap().1.to_owned()
+}
+
 #[tokio::test]
 async fn a_session_is_recorded_on_a_connection_that_has_carried_other_requests() {
     let upstream = listen().await;
@@ -204,8 +210,7 @@ async fn a_session_is_recorded_on_a_connection_that_has_carried_other_requests()
         assert!(answer.ends_with(b"nothing"), "{answer:?}");
     }
     // The first frame is sent before the answer has come.
-    let request =
-        "GET /rpc?version=2.8&coder_session_token=secret HTTP/1.1\r\nCoder-Session-Token: secret\r\n\r\n";
+    let request = "GET /rpc?version=2.8&coder_session_token=secret HTTP/1.1\r\nCoder-Session-Token: secret\r\nUser-Agent: go: 1\r\n\r\n";
     let ping = client_frame(FrameKind::Ping, true, b"early");
     agent
         .write_all(&[request.as_bytes(), &ping].concat())
@@ -225,6 +230,17 @@ async fn a_session_is_recorded_on_a_connection_that_has_carried_other_requests()
     let kept = tokio::time::timeout(PATIENCE, captures.recv()).await;
     let capture = kept.expect("the session is recorded").unwrap();
     assert_eq!(capture.target, "/rpc?version=2.8&coder_session_token=REDACTED");
+    let (headers, answered): (Vec<_>, Vec<_>) = capture
+        .headers
+        .iter()
+        .map(|header| (header.from, format!("{}: {}", header.name, header.value)))
+        .partition(|(from, _)| *from == Side::Agent);
+    let texts = |headers: Vec<(Side, String)>| headers.into_iter().map(|(_, text)| text).collect::<Vec<_>>();
+    assert_eq!(
+        texts(headers),
+        ["Coder-Session-Token: REDACTED", "User-Agent: go: 1"]
+    );
+    assert_eq!(texts(answered).join("\r\n"), answer_lines(AGREED));
     let kinds: Vec<_> = capture.records.iter().map(|record| record.kind).collect();
     assert_eq!(kinds, [FrameKind::Ping, FrameKind::Close]);
     assert!(!capture.to_text().contains("secret"));
