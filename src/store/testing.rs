@@ -48,6 +48,7 @@ pub(crate) struct FaultyStore {
     lost: Mutex<HashMap<&'static str, StoreError>>,
     stalled: Mutex<HashSet<&'static str>>,
     calls: Mutex<HashMap<&'static str, usize>>,
+    answers: Mutex<HashMap<&'static str, usize>>,
     place: Place,
 }
 
@@ -71,6 +72,7 @@ impl FaultyStore {
             lost: Mutex::default(),
             stalled: Mutex::default(),
             calls: Mutex::default(),
+            answers: Mutex::default(),
             place,
         };
         (Arc::new(store), agents)
@@ -99,6 +101,11 @@ impl FaultyStore {
     /// How often `method` was called.
     pub(crate) fn calls(&self, method: &'static str) -> usize {
         self.calls.lock().unwrap().get(method).copied().unwrap_or(0)
+    }
+
+    /// How often `method` has done its work.
+    pub(crate) fn answers(&self, method: &'static str) -> usize {
+        self.answers.lock().unwrap().get(method).copied().unwrap_or(0)
     }
 
     /// The rows of a statement behind the store's back: their cells as [`Raw::query`] gives them, joined by spaces; NULL
@@ -164,6 +171,7 @@ impl FaultyStore {
     }
 
     fn leave<T>(&self, method: &'static str, answer: Result<T, StoreError>) -> Result<T, StoreError> {
+        *self.answers.lock().unwrap().entry(method).or_default() += 1;
         match self.lost.lock().unwrap().remove(method) {
             Some(error) => Err(error),
             None => answer,
