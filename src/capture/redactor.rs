@@ -38,19 +38,31 @@ const REDACTED: &str = "REDACTED";
 
 /// The target of a request without the tokens that may be in its query.
 pub(crate) fn redact(target: &str) -> String {
-    let Some((path, query)) = target.split_once('?') else {
-        return target.to_owned();
-    };
-    let pairs: Vec<_> = query
-        .split('&')
-        .map(|pair| match pair.split_once('=') {
+    with_pairs(target, |pair| {
+        Some(match pair.split_once('=') {
             // What some take for the end of a pair may be followed by anything.
             Some((name, value)) if !PLAIN_PARAMETERS.contains(&name) || value.contains(';') => {
                 format!("{name}={REDACTED}")
             }
             _ => pair.to_owned(),
         })
-        .collect();
+    })
+}
+
+/// The target without what was redacted, for a server that would take it for a token.
+pub(crate) fn without_redacted(target: &str) -> String {
+    with_pairs(target, |pair| {
+        let is_redacted = pair.split_once('=').is_some_and(|(_, value)| value == REDACTED);
+        (!is_redacted).then(|| pair.to_owned())
+    })
+}
+
+/// The target with what `change` makes of each pair of its query.
+fn with_pairs(target: &str, change: impl Fn(&str) -> Option<String>) -> String {
+    let Some((path, query)) = target.split_once('?') else {
+        return target.to_owned();
+    };
+    let pairs: Vec<_> = query.split('&').filter_map(change).collect();
     format!("{path}?{}", pairs.join("&"))
 }
 
@@ -72,16 +84,6 @@ pub(crate) fn headers(from: Side, head: &[u8]) -> Vec<Header> {
     lines
         .filter_map(|line| line.split_once(':').map(header))
         .collect()
-}
-
-/// The target without what was redacted, for a server that would take it for a token.
-pub(crate) fn without_redacted(target: &str) -> String {
-    let Some((path, query)) = target.split_once('?') else {
-        return target.to_owned();
-    };
-    let is_whole = |pair: &&str| pair.split_once('=').is_none_or(|(_, value)| value != REDACTED);
-    let pairs: Vec<_> = query.split('&').filter(is_whole).collect();
-    format!("{path}?{}", pairs.join("&"))
 }
 
 /// Follows a session, to know which of its bytes are secret.

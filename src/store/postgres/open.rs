@@ -368,17 +368,14 @@ impl Reached {
 
     fn not_migrated(&self, error: MigrateError) -> PostgresError {
         let place = self.place.clone();
-        match error {
-            MigrateError::VersionMissing(version) => PostgresError::NewerSchema { place, version },
+        let reason = match error {
+            MigrateError::VersionMissing(version) => return PostgresError::NewerSchema { place, version },
             MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
-                let reason = store_error(&error).to_string();
-                PostgresError::Migration { place, reason }
+                store_error(&error).to_string()
             }
-            other => {
-                let reason = other.to_string();
-                PostgresError::Migration { place, reason }
-            }
-        }
+            other => other.to_string(),
+        };
+        PostgresError::Migration { place, reason }
     }
 
     pub(in crate::store) async fn close(self) {
