@@ -77,6 +77,14 @@ impl Go {
         self.await_progress(wanted, |line| line == wanted);
     }
 
+    /// Waits for a line of progress that may have come while another one was waited for.
+    #[track_caller]
+    pub fn await_once(&mut self, wanted: &str) {
+        if !self.seen.lines().any(|line| line == wanted) {
+            self.await_line(wanted);
+        }
+    }
+
     /// Waits for lines of progress, in any order.
     #[track_caller]
     pub fn await_all(&mut self, wanted: &[impl AsRef<str>]) {
@@ -141,7 +149,8 @@ impl Go {
     #[track_caller]
     pub fn result(self) -> Value {
         let (value, ok) = self.finish();
-        assert!(ok, "{value:#}");
+        // What became of it comes first: whoever prints this may print only its beginning.
+        assert!(ok, "{}, {}: {value:#}", value["status"], value["unfinished"]);
         value
     }
 }

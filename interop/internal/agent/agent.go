@@ -200,6 +200,7 @@ func (a *Agent) session() error {
 	}
 	a.report.update(func(r *Report) { r.Connections++ })
 	a.report.step("dialed")
+	a.progress("dialed")
 
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
