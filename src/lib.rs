@@ -21,5 +21,6 @@ pub mod seed;
 pub mod server;
 pub mod services;
 pub mod sessions;
+pub(crate) mod shares;
 pub mod store;
 pub mod telemetry;

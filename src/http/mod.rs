@@ -16,7 +16,6 @@ mod outbound;
 mod places;
 mod query;
 mod rpc;
-mod shares;
 mod upgrade;
 mod version;
 mod websocket;

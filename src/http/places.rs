@@ -8,8 +8,8 @@ use futures_util::future::Either;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::ApiError;
-use super::shares::{Share, Shares};
 use crate::ids::{AgentId, UserId};
+use crate::shares::{Share, Shares};
 
 /// Most sessions of one agent. It has one, and a few helpers beside it; after a loss of the network those that are not yet
 /// known to be dead stay for half a minute, in which an agent dials some ten times.
@@ -63,7 +63,7 @@ impl Unclaimed<'_> {
     /// Counts the session as one of `agent`'s.
     pub(super) fn of_agent(self, agent: AgentId) -> Result<Place, ApiError> {
         let share = self.places.of_agents.take(agent, 1);
-        let share = share.ok_or_else(|| ApiError::unavailable("The agent has too many connections."))?;
+        let share = share.map_err(|_| ApiError::unavailable("The agent has too many connections."))?;
         Ok(Place {
             _permit: self.permit,
             _of: Either::Left(share),
@@ -74,7 +74,7 @@ impl Unclaimed<'_> {
     pub(super) fn of_client(self, user: UserId) -> Result<Place, ApiError> {
         let share = self.places.of_clients.take(user, 1);
         let share =
-            share.ok_or_else(|| ApiError::unavailable("The user's clients have too many connections."))?;
+            share.map_err(|_| ApiError::unavailable("The user's clients have too many connections."))?;
         Ok(Place {
             _permit: self.permit,
             _of: Either::Right(share),

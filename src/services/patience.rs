@@ -5,9 +5,7 @@
 //! amount of memory. Owns when a call is tried again; must never turn an answer of the store, even an error, into
 //! another one.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -15,6 +13,7 @@ use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::ids::{UserId, WorkspaceId};
+use crate::shares::Shares;
 use crate::store::StoreError;
 
 /// How long a call waits for the store by default (`--store-wait`).
@@ -72,22 +71,14 @@ impl From<UserId> for Holder {
     }
 }
 
-/// What the waiting calls of a holder have.
-#[derive(Debug, Default)]
-struct Held {
-    bytes: usize,
-    /// A call found no room, which is told once.
-    refused: bool,
-}
-
 /// Waits for the store on behalf of calls. Cheap to clone; clones share the memory bound.
 #[derive(Clone, Debug)]
 pub struct Patience {
     clock: Clock,
     wait: Duration,
+    /// In pieces, as that of each holder.
     memory: Arc<Semaphore>,
-    /// What each holder has, while any of its calls waits.
-    held: Arc<Mutex<HashMap<Uuid, Held>>>,
+    memory_each: Shares<Uuid>,
     tries: Arc<Semaphore>,
 }
 
@@ -98,7 +89,7 @@ impl Patience {
             clock,
             wait,
             memory: Arc::new(Semaphore::new(MAX_WAITING_BYTES / PIECE)),
-            held: Arc::default(),
+            memory_each: Shares::new(MAX_WAITING_BYTES_EACH / PIECE),
             tries: Arc::new(Semaphore::new(MAX_TRIES_AT_ONCE)),
         }
     }
@@ -134,8 +125,17 @@ impl Patience {
         F: Future<Output = Result<T, StoreError>>,
     {
         let pieces = (bytes + CALL_OVERHEAD).div_ceil(PIECE);
-        let Some(_share) = self.share(holder, pieces * PIECE) else {
-            return Err(error);
+        let _share = match holder.0 {
+            None => None,
+            Some(id) => match self.memory_each.take(id, pieces) {
+                Ok(share) => Some(share),
+                Err(refused) => {
+                    if refused.first {
+                        tracing::warn!(%id, "store is away and no more calls of this workspace or user can wait for it");
+                    }
+                    return Err(error);
+                }
+            },
         };
         let Ok(_memory) = self
             .memory
@@ -167,56 +167,6 @@ impl Patience {
                 },
                 // Many wait for their turn, or the store is silent.
                 () = self.clock.sleep(deadline.saturating_duration_since(self.clock.monotonic())) => return Err(error),
-            }
-        }
-    }
-
-    /// Room for `bytes` more of the holder's; `None` if there is none.
-    fn share(&self, holder: Holder, bytes: usize) -> Option<Share<'_>> {
-        if let Some(id) = holder.0 {
-            let mut all = self.held();
-            let held = all.entry(id).or_default();
-            if held.bytes + bytes > MAX_WAITING_BYTES_EACH {
-                let told = std::mem::replace(&mut held.refused, true);
-                if held.bytes == 0 {
-                    // It is too large by itself, and nothing will be given back.
-                    all.remove(&id);
-                }
-                if !told {
-                    tracing::warn!(%id, "store is away and no more calls of this workspace or user can wait for it");
-                }
-                return None;
-            }
-            held.bytes += bytes;
-        }
-        Some(Share {
-            patience: self,
-            holder,
-            bytes,
-        })
-    }
-
-    fn held(&self) -> MutexGuard<'_, HashMap<Uuid, Held>> {
-        // Every holder leaves it whole at each step.
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Room that a waiting call holds of its holder's; given back when dropped.
-#[derive(Debug)]
-struct Share<'p> {
-    patience: &'p Patience,
-    holder: Holder,
-    bytes: usize,
-}
-
-impl Drop for Share<'_> {
-    fn drop(&mut self) {
-        let Some(id) = self.holder.0 else { return };
-        if let Entry::Occupied(mut held) = self.patience.held().entry(id) {
-            held.get_mut().bytes -= self.bytes;
-            if held.get().bytes == 0 {
-                held.remove();
             }
         }
     }
@@ -380,10 +330,10 @@ mod tests {
                 "another workspace's"
             );
             drop(call);
-            assert!(patience.held().is_empty());
+            assert_eq!(patience.memory_each.holders(), 0);
         }
         let too_large = waits(one, MAX_WAITING_BYTES_EACH);
         assert!(futures_util::poll!(too_large).is_ready(), "even alone");
-        assert!(patience.held().is_empty());
+        assert_eq!(patience.memory_each.holders(), 0);
     }
 }

@@ -6,11 +6,10 @@ use axum::body::Body;
 use axum::http::StatusCode;
 use futures_util::StreamExt as _;
 use serde::de::DeserializeOwned;
-use tokio::sync::SemaphorePermit;
 
 use super::super::error::{ApiError, Validation};
-use super::super::shares::Share;
 use super::super::{App, SessionHost};
+use super::room::Taken;
 use crate::ids::WorkspaceId;
 
 /// Largest body. Lines of a request make at most 1 MiB, as tools send them, and hardly a byte takes more than one in JSON;
@@ -27,10 +26,9 @@ pub(crate) const MAX_MEMORY: usize = 64 << 20;
 pub(super) const PIECE: usize = 4 << 10;
 
 /// A body, and its share of [`MAX_MEMORY`].
-pub(super) struct Bytes<'b> {
+pub(super) struct Bytes {
     content: Vec<u8>,
-    _memory: Option<SemaphorePermit<'b>>,
-    _share: Share<WorkspaceId>,
+    _memory: Taken,
 }
 
 /// Reads a body of a request of `workspace` to its end.
@@ -38,7 +36,7 @@ pub(super) async fn read<H: SessionHost>(
     app: &App<H>,
     workspace: WorkspaceId,
     body: Body,
-) -> Result<Bytes<'_>, ApiError> {
+) -> Result<Bytes, ApiError> {
     tokio::select! {
         read = collect(app, workspace, body) => read,
         () = app.clock.sleep(READ_TIMEOUT) => {
@@ -51,13 +49,11 @@ async fn collect<H: SessionHost>(
     app: &App<H>,
     workspace: WorkspaceId,
     body: Body,
-) -> Result<Bytes<'_>, ApiError> {
-    let bounds = &app.bounds;
-    let too_many = || ApiError::unavailable("Too many large requests are at work.");
-    let mut share = bounds.body_memory_each.take(workspace, 0).ok_or_else(too_many)?;
+) -> Result<Bytes, ApiError> {
+    let too_many = |_| ApiError::unavailable("Too many large requests are at work.");
+    let mut memory = app.bounds.body_memory.take(workspace, 0).map_err(too_many)?;
     let mut parts = body.into_data_stream();
     let mut bytes: Vec<u8> = Vec::new();
-    let mut memory: Option<SemaphorePermit<'_>> = None;
     while let Some(part) = parts.next().await {
         let part = part.map_err(|error| invalid(error.to_string()))?;
         if part.len() > MAX_BODY - bytes.len() {
@@ -65,30 +61,17 @@ async fn collect<H: SessionHost>(
             let detail = format!("A request body may have {MAX_BODY} bytes.");
             return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message).detail(detail));
         }
-        let held = memory.as_ref().map_or(0, SemaphorePermit::num_permits);
-        let pieces = (bytes.len() + part.len()).div_ceil(PIECE).saturating_sub(held);
-        if !share.grow(pieces) {
-            return Err(too_many());
-        }
-        // Bounded by `MAX_BODY`, so it fits.
-        let more = bounds
-            .body_memory
-            .try_acquire_many(u32::try_from(pieces).unwrap_or(u32::MAX));
-        let more = more.map_err(|_| too_many())?;
-        match &mut memory {
-            Some(memory) => memory.merge(more),
-            None => memory = Some(more),
-        }
+        let pieces = (bytes.len() + part.len()).div_ceil(PIECE);
+        memory.grow_to(pieces).map_err(too_many)?;
         bytes.extend_from_slice(&part);
     }
     Ok(Bytes {
         content: bytes,
         _memory: memory,
-        _share: share,
     })
 }
 
-impl Bytes<'_> {
+impl Bytes {
     /// What the JSON says. Like Go's decoder it looks at the first value only. What is no UTF-8 becomes
     /// `replacement`, one for each run of bytes, as Go's `strings.ToValidUTF8` has it.
     pub(super) fn json<T: DeserializeOwned>(&self, replacement: &str) -> Result<T, ApiError> {

@@ -37,9 +37,8 @@ pub(super) async fn get<H: SessionHost>(
             .map(|answer| json(&answer))
             .map_err(|error| refused(&error));
     }
-    let room = app.bounds.listeners.take(workspace);
-    let _room =
-        room.ok_or_else(|| ApiError::unavailable("Too many requests wait for external providers."))?;
+    let room = app.bounds.listeners.take(workspace, 1);
+    let _room = room.map_err(|_| ApiError::unavailable("Too many requests wait for external providers."))?;
     drop(at_work);
     if let Some(place) = request.extensions.get::<ConnectionPlace>() {
         place.give_back();

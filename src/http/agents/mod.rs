@@ -10,6 +10,7 @@ mod external_auth;
 mod git_ssh_key;
 mod logs;
 mod reinit;
+mod room;
 #[cfg(test)]
 mod tests;
 
@@ -18,15 +19,15 @@ use std::sync::Arc;
 use axum::Router;
 use axum::http::request::Parts;
 use axum::routing::{get, patch, post};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub(crate) use body::{MAX_BODY, MAX_MEMORY as MAX_BODY_MEMORY, READ_TIMEOUT};
+use room::Room;
 
 use super::error::ApiError;
-use super::shares::{Share, Shares};
 use super::{App, SessionHost, auth};
 use crate::batch::connections::Subject;
 use crate::ids::WorkspaceId;
+use crate::shares::{Share, Shares};
 use crate::store::Authenticated;
 
 /// Most requests that wait for a link to an external provider. Each reads a row a second, while a person logs in.
@@ -61,8 +62,7 @@ pub(super) struct Bounds {
     reinit_streams: Room,
     requests: Shares<WorkspaceId>,
     /// In pieces of [`body::PIECE`].
-    body_memory: Semaphore,
-    body_memory_each: Shares<WorkspaceId>,
+    body_memory: Room,
 }
 
 impl Default for Bounds {
@@ -71,41 +71,9 @@ impl Default for Bounds {
             listeners: Room::new(MAX_LISTENERS, EACH.listeners),
             reinit_streams: Room::new(MAX_REINIT_STREAMS, EACH.reinit_streams),
             requests: Shares::new(EACH.requests),
-            body_memory: Semaphore::new(body::MAX_MEMORY / body::PIECE),
-            body_memory_each: Shares::new(EACH.body_memory / body::PIECE),
+            body_memory: Room::new(body::MAX_MEMORY / body::PIECE, EACH.body_memory / body::PIECE),
         }
     }
-}
-
-/// Room for requests of a kind that last.
-#[derive(Debug)]
-struct Room {
-    all: Arc<Semaphore>,
-    each: Shares<WorkspaceId>,
-}
-
-impl Room {
-    fn new(all: usize, each: usize) -> Self {
-        Self {
-            all: Arc::new(Semaphore::new(all)),
-            each: Shares::new(each),
-        }
-    }
-
-    /// Room for one request of `workspace`; `None` if there is none.
-    fn take(&self, workspace: WorkspaceId) -> Option<Lasting> {
-        Some(Lasting {
-            _each: self.each.take(workspace, 1)?,
-            _all: Arc::clone(&self.all).try_acquire_owned().ok()?,
-        })
-    }
-}
-
-/// Room that a request has until it ends.
-#[derive(Debug)]
-struct Lasting {
-    _each: Share<WorkspaceId>,
-    _all: OwnedSemaphorePermit,
 }
 
 /// The routes, without what is common to them.
@@ -132,7 +100,7 @@ async fn caller<'a, H: SessionHost>(app: &'a App<H>, request: &Parts) -> Result<
     let authenticated = auth::authenticate(app, host, request).await?;
     let at_work = app.bounds.requests.take(authenticated.workspace.id, 1);
     let at_work =
-        at_work.ok_or_else(|| ApiError::unavailable("The workspace has too many requests at work."))?;
+        at_work.map_err(|_| ApiError::unavailable("The workspace has too many requests at work."))?;
     Ok(Caller {
         host,
         authenticated,

@@ -20,7 +20,8 @@ use tokio::time::Interval;
 use super::super::error::ApiError;
 use super::super::listener::ConnectionPlace;
 use super::super::{App, SessionHost};
-use super::{Caller, Lasting, caller};
+use super::room::Taken;
+use super::{Caller, caller};
 use crate::ids::WorkspaceId;
 use crate::services::agent::Claims;
 
@@ -48,8 +49,8 @@ pub(super) async fn get<H: SessionHost>(
         at_work,
     } = caller(&app, &request).await?;
     app.expect_memory()?;
-    let room = app.bounds.reinit_streams.take(authenticated.workspace.id);
-    let room = room.ok_or_else(|| ApiError::unavailable("Too many agents wait for claims."))?;
+    let room = app.bounds.reinit_streams.take(authenticated.workspace.id, 1);
+    let room = room.map_err(|_| ApiError::unavailable("Too many agents wait for claims."))?;
     drop(at_work);
     if let Some(place) = request.extensions.get::<ConnectionPlace>() {
         place.give_back();
@@ -92,7 +93,7 @@ struct Events {
     claims: Claims,
     pings: Interval,
     workspace: WorkspaceId,
-    _room: Lasting,
+    _room: Taken,
 }
 
 impl Events {

@@ -232,12 +232,12 @@ async fn a_bad_token_is_shown_to_its_provider_once_however_long_somebody_listens
 async fn listening_ends_with_who_listens() {
     driven(async {
         let kit = Kit::with(kit::SEED, vec![provider("p", "github", None)]).await;
-        let before = kit.app.listener_room();
+        let before = kit.app.bounds().listeners.left();
         let stream = kit.open("external-auth?id=p&listen").await;
         looked_at(&kit, 1).await;
-        until(|| kit.app.listener_room() == before - 1).await;
+        until(|| kit.app.bounds().listeners.left() == before - 1).await;
         drop(stream);
-        until(|| kit.app.listener_room() == before).await;
+        until(|| kit.app.bounds().listeners.left() == before).await;
     })
     .await;
 }
@@ -257,7 +257,7 @@ async fn listening_ends_with_the_server() {
 #[tokio::test]
 async fn there_is_room_for_so_many_listeners() {
     let kit = Kit::with(kit::SEED, vec![provider("p", "github", None)]).await;
-    let but_one = kit.app.hold_listeners(MAX_LISTENERS - 1);
+    let but_one = kit.app.bounds().listeners.hold(MAX_LISTENERS - 1);
     let last = kit.open("external-auth?id=p&listen").await;
     looked_at(&kit, 1).await;
     kit.get("external-auth?id=p&listen")

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -20,7 +19,6 @@ use crate::clock::Clock;
 pub(super) use crate::clock::testing::driven;
 use crate::coordinator::PeerId;
 use crate::http::agents::Bounds;
-use crate::http::shares::Shares;
 use crate::http::{
     ApiError, App, ConnectionInfo, Listener, NewClientSession, NewSession, Outbound, SessionHost,
     WebSocketPipe, router,
@@ -112,11 +110,6 @@ pub(super) struct Kit {
     pub(super) has_memory: Arc<AtomicBool>,
 }
 
-fn hold(room: &Arc<Semaphore>, count: usize) -> OwnedSemaphorePermit {
-    let count = u32::try_from(count).unwrap();
-    Arc::clone(room).try_acquire_many_owned(count).unwrap()
-}
-
 /// The app, without naming its host.
 pub(super) struct AnyApp(Arc<App<Host>>);
 
@@ -125,45 +118,9 @@ impl AnyApp {
         self.0.close().await;
     }
 
-    /// Takes the room of so many streams of claims.
-    pub(super) fn hold_reinit_streams(&self, count: usize) -> impl Sized + use<> {
-        hold(&self.0.bounds.reinit_streams.all, count)
-    }
-
-    /// Takes the room of so many listeners.
-    pub(super) fn hold_listeners(&self, count: usize) -> impl Sized + use<> {
-        hold(&self.0.bounds.listeners.all, count)
-    }
-
-    /// How many more listeners there is room for.
-    pub(super) fn listener_room(&self) -> usize {
-        self.0.bounds.listeners.all.available_permits()
-    }
-
-    /// Takes so many pieces of the memory for bodies.
-    pub(super) fn hold_body_memory(&self, pieces: usize) -> impl Sized + '_ {
-        let pieces = u32::try_from(pieces).unwrap();
-        self.0.bounds.body_memory.try_acquire_many(pieces).unwrap()
-    }
-
-    /// How much more memory there is for bodies.
-    pub(super) fn body_room(&self) -> usize {
-        self.0.bounds.body_memory.available_permits()
-    }
-
-    /// Takes so much of what the agents of a workspace may have of one kind.
-    pub(super) fn hold_each(
-        &self,
-        kind: fn(&Bounds) -> &Shares<WorkspaceId>,
-        workspace: WorkspaceId,
-        amount: usize,
-    ) -> impl Sized + use<> {
-        kind(&self.0.bounds).take(workspace, amount).unwrap()
-    }
-
-    /// How many more streams there is room for.
-    pub(super) fn reinit_room(&self) -> usize {
-        self.0.bounds.reinit_streams.all.available_permits()
+    /// What requests may have.
+    pub(super) fn bounds(&self) -> &Bounds {
+        &self.0.bounds
     }
 }
 

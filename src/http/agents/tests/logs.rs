@@ -136,7 +136,7 @@ async fn bodies_share_a_bounded_memory_and_give_it_back() {
     // Room for as much as the body needs, for more, and for a piece less.
     let pieces = body.len().div_ceil(PIECE);
     for (room, status) in [(pieces + 1, 200), (pieces, 200), (pieces - 1, 503)] {
-        let others = kit.app.hold_body_memory(MAX_BODY_MEMORY / PIECE - room);
+        let others = kit.app.bounds().body_memory.hold(MAX_BODY_MEMORY / PIECE - room);
         let answer = kit.send("PATCH", "logs", &body).await;
         assert_eq!(answer.status, status, "{room}");
         if status == 503 {
@@ -144,22 +144,22 @@ async fn bodies_share_a_bounded_memory_and_give_it_back() {
         }
         drop(others);
     }
-    let room = kit.app.body_room();
+    let room = kit.app.bounds().body_memory.left();
     assert_eq!(kit.send("PATCH", "logs", &body).await.status, 200);
-    assert_eq!(kit.app.body_room(), room);
+    assert_eq!(kit.app.bounds().body_memory.left(), room);
 }
 
 #[tokio::test]
 async fn a_body_that_does_not_come_is_not_waited_for() {
     kit::driven(async {
         let kit = Kit::new().await;
-        let room = kit.app.body_room();
+        let room = kit.app.bounds().body_memory.left();
         let mut stream = kit.open_body("PATCH", "logs", 100).await;
         // Memory is taken once the request is authenticated and its body's timer runs.
         tokio::io::AsyncWriteExt::write_all(&mut stream, b"{")
             .await
             .unwrap();
-        kit::until(|| kit.app.body_room() < room).await;
+        kit::until(|| kit.app.bounds().body_memory.left() < room).await;
         let mut answer = String::new();
         let reading = tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut answer);
         let moving = async {

@@ -130,7 +130,7 @@ async fn conn_060_a_stream_stays_open_with_a_ping_every_fifteen_seconds() {
 #[tokio::test]
 async fn conn_061_a_stream_that_is_refused_concerns_nothing_else() {
     let kit = Kit::new().await;
-    let but_one = kit.app.hold_reinit_streams(MAX_REINIT_STREAMS - 1);
+    let but_one = kit.app.bounds().reinit_streams.hold(MAX_REINIT_STREAMS - 1);
     let last = Reader::new(kit.open("reinit").await).await;
     kit.get("reinit")
         .await
@@ -216,11 +216,11 @@ async fn a_claim_that_may_have_been_missed_is_looked_up() {
 #[tokio::test]
 async fn a_stream_ends_with_its_reader() {
     let kit = Kit::new().await;
-    let room = kit.app.reinit_room();
+    let room = kit.app.bounds().reinit_streams.left();
     let reader = Reader::new(kit.open("reinit").await).await;
-    assert_eq!(kit.app.reinit_room(), room - 1);
+    assert_eq!(kit.app.bounds().reinit_streams.left(), room - 1);
     drop(reader);
-    until(|| kit.app.reinit_room() == room).await;
+    until(|| kit.app.bounds().reinit_streams.left() == room).await;
 }
 
 #[tokio::test]
