@@ -107,16 +107,16 @@ cases! {
     fn wire_110_fast_output_keeps_its_order(peer) on drpcd | go {
         peer.credits = false;
         let id = peer.stream();
-        // Twice the credit.
-        peer.packets(&[invoke(1, 1, "/t/Count"), text(1, 2, "5000 100"), close_send(1, 3)]);
+        // More than twice the credit.
+        peer.packets(&[invoke(1, 1, "/t/Count"), text(1, 2, "1000 600"), close_send(1, 3)]);
         peer.until("full window", |peer| peer.incoming(id).total == CREDIT);
         peer.credits = true;
         peer.raw(&frame(WINDOW, 0, id, u32::try_from(CREDIT).unwrap(), &[]));
-        let replies: Vec<_> = (0..5_000).map(|number| text(1, number + 1, &format!("{number:0>100}"))).collect();
+        let replies: Vec<_> = (0..1_000).map(|number| text(1, number + 1, &format!("{number:0>600}"))).collect();
         for some in replies.chunks(100) {
             peer.expect(some);
         }
-        peer.expect(&[close_send(1, 5_001)]);
+        peer.expect(&[close_send(1, 1_001)]);
         peer.finish();
     }
 
