@@ -44,13 +44,14 @@ async fn watch_builds(sessions: &Inner) {
 
 /// Pings who is silent, closes who has been silent for too long unless the tick is `late`, and notes that the others live.
 ///
-/// Any byte counts as a sign of life; an idle Go peer answers a ping within a millisecond.
+/// Any byte counts as a sign of life; an idle Go peer answers a ping within a millisecond. Nobody is closed who was not asked
+/// since it was last heard: what came just after a tick is not yet silence at the next, and too long a one after that.
 pub(super) fn check_liveness(sessions: &Inner, late: bool) {
     let now = sessions.clock.monotonic();
     let mut live = sessions.snapshot();
     live.retain(|session| {
         let silence = now.saturating_duration_since(session.control.last_received());
-        if silence > sessions.config.inactive_timeout && !late {
+        if silence > sessions.config.inactive_timeout && session.control.is_asked() && !late {
             match session.holder {
                 Holder::Agent(info) => {
                     tracing::warn!(agent_id = %info.subject.agent_id, "connection to agent timed out");

@@ -159,6 +159,29 @@ async fn conn_031_silence_is_pinged_after_15_s_and_ends_the_session_after_more_t
 }
 
 #[tokio::test(start_paused = true)]
+async fn nobody_is_closed_who_was_not_asked() {
+    let fixture = Fixture::new().await;
+    let (_guard, control) = fixture.connect();
+    let tick_after = async |millis| {
+        pass(Duration::from_millis(millis)).await;
+        fixture.tick().await;
+    };
+    // Heard just after the tick before, and no silence yet at the next.
+    tick_after(14_999).await;
+    assert!(!control.wants_ping());
+    tick_after(15_002).await;
+    assert_eq!(control.requested_close(), None);
+    assert!(control.wants_ping());
+    // Who answers stays, who does not has been asked now.
+    control.answered_ping();
+    control.hear(&fixture.clock);
+    for closed in [false, true] {
+        tick_after(15_001).await;
+        assert_eq!(control.requested_close().is_some(), closed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_store_that_does_not_answer_delays_no_ping() {
     let fixture = Fixture::new().await;
     let (_guard, control) = fixture.connect();

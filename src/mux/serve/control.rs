@@ -35,7 +35,12 @@ pub(super) struct Shared {
     since: Instant,
     /// Milliseconds after `since`.
     last_received: AtomicU64,
+    /// What `last_received` was when the peer was last asked for a sign of life; [`NEVER`] before.
+    asked: AtomicU64,
 }
+
+/// A time that does not come.
+const NEVER: u64 = u64::MAX;
 
 impl Control {
     /// A handle for a session that is about to be served and whose bounds depend on no other.
@@ -53,6 +58,7 @@ impl Control {
             ping: AtomicBool::new(false),
             since: clock.monotonic(),
             last_received: AtomicU64::new(0),
+            asked: AtomicU64::new(NEVER),
         }))
     }
 
@@ -72,8 +78,15 @@ impl Control {
 
     /// Asks the peer for a sign of life, which [`Control::last_received`] will show.
     pub fn ping(&self) {
+        let last_received = self.0.last_received.load(Ordering::Relaxed);
+        self.0.asked.store(last_received, Ordering::Relaxed);
         self.0.ping.store(true, Ordering::Relaxed);
         self.0.wakeup.poke();
+    }
+
+    /// Whether the peer was asked for a sign of life and has given none since.
+    pub fn is_asked(&self) -> bool {
+        self.0.asked.load(Ordering::Relaxed) == self.0.last_received.load(Ordering::Relaxed)
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
@@ -85,7 +98,7 @@ impl Shared {
     pub(super) fn received(&self, now: Instant) {
         let millis = now.saturating_duration_since(self.since).as_millis();
         self.last_received
-            .store(u64::try_from(millis).unwrap_or(u64::MAX), Ordering::Relaxed);
+            .store(u64::try_from(millis).unwrap_or(NEVER - 1), Ordering::Relaxed);
     }
 
     /// What the session may buffer now.
