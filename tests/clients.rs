@@ -303,6 +303,7 @@ fn a_shutdown_closes_clients_as_it_closes_agents() {
     let kit = Kit::new();
     let token = kit.create("ada");
     let (_, mut stream) = kit.dial("/api/v2/tailnet", &token);
+    support::eventually(|| kit.data.log().contains("accepting client connection")).unwrap();
     assert_eq!(kit.server.stop(), Some(0));
     let mut all = Vec::new();
     stream.read_to_end(&mut all).unwrap();

@@ -54,7 +54,7 @@ fn two_agents_of_a_workspace_use_every_method_and_all_of_it_is_stored() {
     let data = Data::new(&two_agents());
     let server = data.serve(&["--agent-stats-refresh-interval", "1s"]);
     add_task(&data);
-    let flags = ["--use", "--stop-after-ready", "4s"];
+    let flags = ["--use", "--stop-after-ready", "8s"];
     let Some(main) = go("agent", &server.agents[0], &flags) else {
         return;
     };

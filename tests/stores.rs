@@ -211,7 +211,7 @@ fn a_store_moves_to_postgres_with_its_agents_and_back() {
     let Some(database) = Database::new() else { return };
     let server = data.serve(&["--agent-stats-refresh-interval", "1s"]);
     let token = server.agent().token.clone();
-    let Some(agent) = go("agent", server.agent(), &["--use", "--stop-after-ready", "3s"]) else {
+    let Some(agent) = go("agent", server.agent(), &["--use", "--stop-after-ready", "8s"]) else {
         return;
     };
     agent.result();

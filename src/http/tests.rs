@@ -158,7 +158,7 @@ async fn clients_are_not_kept_waiting_for_a_store_that_does_not_answer() {
             let began = fixture.app.clock.monotonic();
             let answer = fixture.exchange(&request).await;
             // Two seconds, on a machine that has other things to do.
-            assert!(fixture.app.clock.monotonic() - began < Duration::from_secs(4));
+            assert!(fixture.app.clock.monotonic() - began < Duration::from_secs(8));
             answer.assert_json(
                 500,
                 &format!(

@@ -7,7 +7,6 @@ use std::thread::JoinHandle;
 
 use sqlx::postgres::PgListener;
 use tempfile::TempDir;
-use tokio::sync::oneshot;
 
 use super::support::postgres::Database;
 use super::support::server::{Launch, Server};
@@ -104,25 +103,25 @@ impl Deployment {
     }
 
     /// Hears what is published on `channels` from now on.
-    pub(crate) fn listen(&self, channels: &[&str]) -> Listener {
+    pub(crate) fn listen(&self, channels: &[&str]) -> Listener<'_> {
         let (url, channels) = (self.database.url().to_owned(), channels.join(","));
         let (ready, listening) = std::sync::mpsc::sync_channel(1);
-        let (stop, mut stopped) = oneshot::channel();
         let heard = Heard::default();
         let hearing = Arc::clone(&heard);
         let hear = async move {
             let mut listener = PgListener::connect(&url).await.unwrap();
-            listener.listen_all(channels.split(',')).await.unwrap();
+            listener
+                .listen_all(channels.split(',').chain([END]))
+                .await
+                .unwrap();
             ready.send(()).unwrap();
             loop {
-                tokio::select! {
-                    event = listener.recv() => {
-                        let event = event.unwrap();
-                        let event = (event.channel().to_owned(), event.payload().to_owned());
-                        hearing.lock().unwrap().push(event);
-                    }
-                    _ = &mut stopped => return,
+                let event = listener.recv().await.unwrap();
+                if event.channel() == END {
+                    return;
                 }
+                let event = (event.channel().to_owned(), event.payload().to_owned());
+                hearing.lock().unwrap().push(event);
             }
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -131,7 +130,11 @@ impl Deployment {
             .unwrap();
         let thread = std::thread::spawn(move || runtime.block_on(hear));
         listening.recv().unwrap();
-        Listener { stop, thread, heard }
+        Listener {
+            database: &self.database,
+            thread,
+            heard,
+        }
     }
 }
 
@@ -188,13 +191,16 @@ impl Drop for Role<'_> {
 type Heard = Arc<Mutex<Vec<(String, String)>>>;
 
 /// Whoever follows a deployment's events, as its dashboard does.
-pub(crate) struct Listener {
-    stop: oneshot::Sender<()>,
+pub(crate) struct Listener<'d> {
+    database: &'d Database,
     thread: JoinHandle<()>,
     heard: Heard,
 }
 
-impl Listener {
+/// Where the test says that it wants to hear no more.
+const END: &str = "test_end";
+
+impl Listener<'_> {
     /// Waits until something is published.
     #[track_caller]
     pub(crate) fn await_heard(&self, channel: &str, payload: &str) {
@@ -208,11 +214,10 @@ impl Listener {
         self.heard.lock().unwrap().clear();
     }
 
-    /// All that was heard.
+    /// All that was published until now.
     pub(crate) fn heard(self) -> Vec<(String, String)> {
-        // What was published is there by now or within moments.
-        std::thread::sleep(std::time::Duration::from_millis(300));
-        self.stop.send(()).unwrap();
+        // Everybody hears in the order in which it was committed.
+        self.database.execute(&format!("NOTIFY {END}"));
         self.thread.join().unwrap();
         std::mem::take(&mut self.heard.lock().unwrap())
     }

@@ -31,7 +31,7 @@ fn agents_use_every_method_and_nothing_is_written_but_what_they_report() {
     ];
     let listener = deployment.listen(&[&[&owner, logs], &shared[..], &others].concat());
     let (server, role) = deployment.serve_by_grants(&["--agent-stats-refresh-interval", "1s"]);
-    let flags = ["--use", "--stop-after-ready", "4s"];
+    let flags = ["--use", "--stop-after-ready", "8s"];
     let Some(main) = go("agent", &agent(&server, "1"), &flags) else {
         return;
     };

@@ -19,10 +19,13 @@ pub(crate) const SHORT: Duration = Duration::from_secs(8);
 pub(crate) const LONG: Duration = Duration::from_mins(10);
 
 /// What must fail within two seconds does so in this, on a machine that has other things to do.
-const FAIL_FAST: Duration = Duration::from_secs(4);
+const FAIL_FAST: Duration = Duration::from_secs(8);
 
 /// What waited goes on within five seconds of the store's return, and within this on such a machine.
-const RECOVERY: Duration = Duration::from_secs(8);
+const RECOVERY: Duration = Duration::from_secs(12);
+
+/// Said where the answer of the store itself, which comes at about the same time, was not there yet.
+const LATE: &str = "context deadline exceeded";
 
 /// Fast enough that every kind of write is due several times within [`SHORT`], and not so fast that an agent on a busy machine
 /// looks silent.
@@ -39,17 +42,20 @@ pub(crate) struct Outage<'a> {
     pub end: &'a dyn Fn(),
     /// Puts a verb into the same straits.
     pub verb: &'a dyn Fn(Command) -> Command,
-    /// What everybody is told: one of these.
+    /// What everybody is told: one of these, or [`LATE`].
     pub reasons: &'a [&'a str],
-    /// What verbs are told.
-    pub told_verbs: &'a str,
+    /// What verbs are told: one of these.
+    pub told_verbs: &'a [&'a str],
     /// What only reads gets through, or does not: writes alone are sure to wait.
     pub reads: bool,
 }
 
 impl Outage<'_> {
     fn is_told(&self, text: &str) -> bool {
-        self.reasons.iter().any(|reason| text.contains(reason))
+        self.reasons
+            .iter()
+            .chain([&LATE])
+            .any(|reason| text.contains(reason))
     }
 }
 
@@ -123,7 +129,8 @@ fn fails_fast(data: &Data, server: &Server, client: &str, outage: &Outage<'_>) {
         let output = at_once("a verb", || (outage.verb)(verb).output().unwrap());
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{stderr}");
-        assert!(stderr.contains(outage.told_verbs), "{stderr}");
+        let is_told = outage.told_verbs.iter().any(|reason| stderr.contains(reason));
+        assert!(is_told, "{stderr}");
     }
 }
 
@@ -221,9 +228,14 @@ pub(crate) fn nothing_is_lost(data: &Data, server: Server, report: &Value) {
     let sub_agents =
         data.query("SELECT name, deleted FROM workspace_agents WHERE parent_id IS NOT NULL ORDER BY deleted");
     assert_eq!(sub_agents, ["main-web 0", "main-gone 1"]);
-    // All reports but the first carry statistics.
+    // All reports but the first carry statistics, and one may have been stored whose answer the agent did not wait for.
     let reports = report["stats_at_ms"].as_array().unwrap().len() as u64 - 1;
-    assert_eq!(rows(data, STATS), reports);
+    let unanswered = report["rpcs"]["UpdateStats"]["aborted"].as_u64().unwrap();
+    let stored = rows(data, STATS);
+    assert!(
+        (reports..=reports + unanswered).contains(&stored),
+        "{stored} of {reports} and {unanswered}"
+    );
     let values = data.query("SELECT value FROM workspace_agent_metadata WHERE value <> ''");
     assert_eq!(values.len(), 2, "{values:?}");
     data.assert_intact();

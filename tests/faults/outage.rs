@@ -30,7 +30,7 @@ fn locked(lasts: Duration) {
         end: &|| drop(lock.take()),
         verb: &|verb| verb,
         reasons: &["database is locked"],
-        told_verbs: "drpcd.db",
+        told_verbs: &["drpcd.db"],
         reads: false,
     };
     if let Some(report) = an_agent_survives(&data, &server, lasts, &outage) {
@@ -68,7 +68,7 @@ fn an_agent_survives_a_full_disk() {
             limited
         },
         reasons: &["disk I/O error"],
-        told_verbs: "drpcd.db",
+        told_verbs: &["drpcd.db"],
         reads: false,
     };
     if let Some(report) = an_agent_survives(&data, &server, SHORT, &outage) {
@@ -168,7 +168,7 @@ fn an_agent_survives_the_loss_of_permissions() {
             command
         },
         reasons: &["attempt to write a readonly database"],
-        told_verbs: "drpcd.db",
+        told_verbs: &["drpcd.db"],
         reads: false,
     };
     if let Some(report) = an_agent_survives(&data, &server, SHORT, &outage) {

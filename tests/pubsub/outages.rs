@@ -10,6 +10,10 @@ use crate::kit::{Process, follow, next, pool, quiet, until};
 use crate::support::postgres::{Database, Server, Shutdown};
 use crate::support::proxy::{Lane, Proxy};
 
+/// Whoever lost the database goes on within five seconds of its return, and within this on a machine that has other things
+/// to do. The end, which waits for nobody, is done in it too.
+const RECOVERY: Duration = Duration::from_secs(8);
+
 /// A process that reaches its database through a proxy.
 async fn behind(proxy: &Proxy, database: &Database) -> Process {
     let options: PgConnectOptions = database.url().parse().unwrap();
@@ -81,7 +85,7 @@ async fn a_restart_of_the_database_costs_a_few_seconds_and_no_message() {
             }
         }
         let took = start.elapsed();
-        assert!(took < Duration::from_secs(5), "{took:?}");
+        assert!(took < RECOVERY, "{took:?}");
         one.connected().await;
         two.connected().await;
     }
@@ -200,7 +204,7 @@ async fn a_silent_database_is_found_out() {
     let start = Instant::now();
     until(|| one.status().is_connected() && two.status().is_connected()).await;
     let took = start.elapsed();
-    assert!(took < Duration::from_secs(6), "{took:?}");
+    assert!(took < RECOVERY, "{took:?}");
     until(|| one.status().waiting() == 0).await;
     // Before or after it was told so, or not at all if it was not listening then.
     until(|| matches!(at_two.try_next(), Some(Err(Lagged)))).await;
@@ -218,7 +222,7 @@ async fn the_end_does_not_wait_for_a_database_that_stays_away() {
     let start = Instant::now();
     let left = process.remote.finish(Duration::from_secs(1)).await;
     assert_eq!(left, Err(Unsent(2)));
-    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    assert!(start.elapsed() < RECOVERY, "{:?}", start.elapsed());
 
     let options: PgConnectOptions = database.url().parse().unwrap();
     let idle = Process::start(&options);

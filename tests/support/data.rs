@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use drpcd::clock::{Clock, Timestamp};
@@ -168,17 +168,14 @@ impl Data {
         std::fs::write(&file, yaml).unwrap();
         let mut command = drpcd();
         command.arg("seed").arg(file).args(self.store());
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{output:?}");
+        verb(&mut command);
     }
 
     /// A new client token of `owner`.
     pub fn client_token(&self, owner: &str) -> String {
         let mut command = drpcd();
         command.args(["token", "create", "--owner", owner]);
-        let output = command.args(self.store()).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        let printed = String::from_utf8(output.stdout).unwrap();
+        let printed = String::from_utf8(verb(command.args(self.store())).stdout).unwrap();
         printed.strip_suffix('\n').unwrap().to_owned()
     }
 
@@ -405,4 +402,20 @@ const LOCK_ALL: &str = "BEGIN; DO $$ DECLARE name text; BEGIN
 
 async fn connect(database: &Database) -> PgConnection {
     PgConnection::connect(database.url()).await.unwrap()
+}
+
+/// Runs a verb that must do. It gives up soon when a store does not answer, and so it may on a machine that stands still for a
+/// moment; then it is run again.
+#[track_caller]
+fn verb(command: &mut Command) -> Output {
+    for _ in 0..4 {
+        let output = command.output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let late = ["cannot reach", "timeout", "timed out"];
+        if !late.iter().any(|reason| stderr.contains(reason)) {
+            assert!(output.status.success(), "{stderr}");
+            return output;
+        }
+    }
+    panic!("the store does not answer: {command:?}");
 }

@@ -75,7 +75,7 @@ func count(events []string, event string) int {
 
 func TestBecomesReadyAndSaysGoodbye(t *testing.T) {
 	t.Parallel()
-	report, server := run(t, 20*time.Second, &refserver.Script{}, agent.Config{StopAfterReady: 200 * time.Millisecond})
+	report, server := run(t, 20*time.Second, &refserver.Script{}, agent.Config{StopAfterReady: 2 * time.Second})
 	if want := "STARTING READY SHUTTING_DOWN OFF"; strings.Join(report.Lifecycle, " ") != want {
 		t.Fatalf("lifecycle %v, want %s", report.Lifecycle, want)
 	}
@@ -159,7 +159,7 @@ func TestConn049ABannerErrorCostsOneReconnect(t *testing.T) {
 // Case 59 of the connection cases: the calls of API 2.0 suffice.
 func TestConn059AnOldAgentAsksForTheOldBanner(t *testing.T) {
 	t.Parallel()
-	config := agent.Config{StopAfterReady: 100 * time.Millisecond, Dial: transport.Options{Version: "2.0"}}
+	config := agent.Config{StopAfterReady: 2 * time.Second, Dial: transport.Options{Version: "2.0"}}
 	report, server := run(t, 20*time.Second, &refserver.Script{}, config)
 	if !report.OK || report.RPCs["GetServiceBanner"] == nil {
 		t.Fatalf("%+v", report)
@@ -175,7 +175,7 @@ func TestConn059AnOldAgentAsksForTheOldBanner(t *testing.T) {
 // Case 50 of the connection cases, the half of it that this agent does.
 func TestConn050AnUnimplementedScriptCompletedCostsTheTiming(t *testing.T) {
 	t.Parallel()
-	report, _ := run(t, 20*time.Second, &refserver.Script{}, agent.Config{StopAfterReady: 300 * time.Millisecond})
+	report, _ := run(t, 20*time.Second, &refserver.Script{}, agent.Config{StopAfterReady: 2 * time.Second})
 	if rpc := report.RPCs["ScriptCompleted"]; !report.OK || report.Connections != 1 || rpc == nil || rpc.Failed != 1 {
 		t.Fatalf("%+v", report)
 	}
@@ -184,7 +184,7 @@ func TestConn050AnUnimplementedScriptCompletedCostsTheTiming(t *testing.T) {
 // Case 50 of the connection cases, for all that a session survives.
 func TestConn050WhatUseBringsCostsNoSession(t *testing.T) {
 	t.Parallel()
-	config := agent.Config{StopAfterReady: time.Second, Use: true}
+	config := agent.Config{StopAfterReady: 8 * time.Second, Use: true}
 	report, _ := run(t, 20*time.Second, &refserver.Script{}, config)
 	if !report.OK || report.Connections != 1 || report.Steps["used"] == 0 {
 		t.Fatalf("%+v", report)
@@ -202,7 +202,7 @@ func TestConn050WhatUseBringsCostsNoSession(t *testing.T) {
 func TestConn053TheLogLimitEndsLogsAndNothingElse(t *testing.T) {
 	t.Parallel()
 	config := agent.Config{
-		StopAfterReady: 2 * time.Second, ExtraLogLines: 10, CutEvery: 500 * time.Millisecond, Cuts: 1,
+		StopAfterReady: 8 * time.Second, ExtraLogLines: 10, CutEvery: 500 * time.Millisecond, Cuts: 1,
 	}
 	report, _ := run(t, 20*time.Second, &refserver.Script{LogLimit: true}, config)
 	if !report.OK || !report.LogLimitExceeded || report.RPCs["BatchCreateLogs"].Calls != 1 {
@@ -218,19 +218,19 @@ func TestConn056ANewStatsIntervalIsHonoured(t *testing.T) {
 	t.Parallel()
 	script := &refserver.Script{StatsInterval: func(n int) time.Duration {
 		if n == 0 {
-			return 600 * time.Millisecond
+			return 4 * time.Second
 		}
 		return 50 * time.Millisecond
 	}}
-	report, server := run(t, 20*time.Second, script, agent.Config{StopAfterReady: 1500 * time.Millisecond})
+	report, server := run(t, 20*time.Second, script, agent.Config{StopAfterReady: 9 * time.Second})
 	if len(report.StatsAt) < 4 || report.StatsInterval != 50 {
 		t.Fatalf("reports at %v", report.StatsAt)
 	}
-	if first := report.StatsAt[1] - report.StatsAt[0]; first < 600 {
+	if first := report.StatsAt[1] - report.StatsAt[0]; first < 4000 {
 		t.Errorf("reports at %v", report.StatsAt)
 	}
 	// Two more in less than one old interval, or else the old one still held.
-	if both := report.StatsAt[3] - report.StatsAt[1]; both < 100 || both >= 1200 {
+	if both := report.StatsAt[3] - report.StatsAt[1]; both < 100 || both >= 8000 {
 		t.Errorf("reports at %v", report.StatsAt)
 	}
 	events := server.Events()
@@ -246,7 +246,7 @@ func TestConn051ACutConnectionIsDialedAgainWithoutStartingTwice(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			config := agent.Config{
-				CutEvery: 200 * time.Millisecond, Cuts: 2, CutFIN: fin, StopAfterReady: 2 * time.Second,
+				CutEvery: 200 * time.Millisecond, Cuts: 2, CutFIN: fin, StopAfterReady: 8 * time.Second,
 			}
 			report, server := run(t, 20*time.Second, &refserver.Script{}, config)
 			if !report.OK || report.Connections != 3 || report.ScriptRuns["start"] != 1 {
@@ -291,9 +291,9 @@ func TestMetadataIsCollectedInItsInterval(t *testing.T) {
 	script := &refserver.Script{Manifest: func(m *agentpb.Manifest) {
 		m.Metadata = []*agentpb.WorkspaceAgentMetadata_Description{item("once", 0), item("fast", 1), item("slow", 60)}
 	}}
-	report, _ := run(t, 20*time.Second, script, agent.Config{StopAfterReady: 2500 * time.Millisecond})
+	report, _ := run(t, 20*time.Second, script, agent.Config{StopAfterReady: 5500 * time.Millisecond})
 	values := report.MetadataValues
-	if !report.OK || values["once"] != 1 || values["slow"] != 1 || values["fast"] < 2 || values["fast"] > 4 {
+	if !report.OK || values["once"] != 1 || values["slow"] != 1 || values["fast"] < 2 || values["fast"] > 7 {
 		t.Fatalf("%v", values)
 	}
 }
@@ -312,7 +312,7 @@ func TestPeersAreAnsweredWithReadyForHandshake(t *testing.T) {
 		{PeerUpdates: []*tailnetpb.CoordinateResponse_PeerUpdate{node(1), node(1), lost, node(2)}},
 		{Error: "ready for handshake error"},
 	}}
-	report, server := run(t, 20*time.Second, script, agent.Config{StopAfterReady: 300 * time.Millisecond})
+	report, server := run(t, 20*time.Second, script, agent.Config{StopAfterReady: 2 * time.Second})
 	events := server.Events()
 	if count(events, "Coordinate ready_for_handshake 01") != 2 || count(events, "Coordinate ready_for_handshake 02") != 1 ||
 		count(events, "Coordinate ready_for_handshake 03") != 0 {

@@ -90,7 +90,7 @@ func TestAGoodAppIsReportedHealthyAndNoMapIsFine(t *testing.T) {
 		app(func(*agentpb.WorkspaceApp) {})(m)
 		m.DerpMap, m.Directory = nil, "~/src"
 	}}
-	report, server := run(t, 20*time.Second, script, agent.Config{StopAfterReady: 1500 * time.Millisecond})
+	report, server := run(t, 20*time.Second, script, agent.Config{StopAfterReady: 5 * time.Second})
 	if !report.OK || report.Connections != 1 {
 		t.Fatalf("%+v", report)
 	}
@@ -110,9 +110,9 @@ func TestConn057And058AStoppingAgentKeepsReporting(t *testing.T) {
 			})
 		},
 	}
-	config := agent.Config{StopAfterReady: 300 * time.Millisecond, StopScript: 1200 * time.Millisecond}
+	config := agent.Config{StopAfterReady: 300 * time.Millisecond, StopScript: 4 * time.Second}
 	report, server := run(t, 20*time.Second, script, config)
-	if !report.OK || report.ScriptRuns["stop"] != 1 || report.LogLines != 3 {
+	if !report.OK || report.ScriptRuns["stop"] != 1 || report.LogLines != 6 {
 		t.Fatalf("%+v", report)
 	}
 	events := server.Events()
@@ -173,7 +173,7 @@ func TestAKilledAgentSaysNothing(t *testing.T) {
 // Case 31 of the connection cases needs a peer that is silent without closing; yamux alone would close it.
 func TestConn031AFrozenAgentWaitsForTheServer(t *testing.T) {
 	t.Parallel()
-	script := &refserver.Script{KeepAlive: 300 * time.Millisecond}
+	script := &refserver.Script{KeepAlive: 2 * time.Second}
 	report, _ := run(t, 15*time.Second, script, agent.Config{FreezeAfter: 200 * time.Millisecond})
 	if !report.OK || report.Status != "frozen" || report.Connections != 1 {
 		t.Fatalf("%+v", report)

@@ -73,6 +73,11 @@ impl Real {
 
     /// Waits until everybody has heard everything that was said before.
     async fn settle(&self) {
+        while !self.all_heard().await {}
+    }
+
+    /// The same, once; false if somebody missed something, of which each learns when it begins to listen too.
+    async fn all_heard(&self) -> bool {
         let mark = Uuid::new_v4();
         for (number, (hub, _)) in self.hubs.iter().enumerate() {
             hub.publish(SETTLING, &format!("{mark} {number}"));
@@ -83,11 +88,13 @@ impl Real {
                 .map(|number| format!("{mark} {number}"))
                 .collect();
             while !missing.is_empty() {
-                // Whoever missed something has to settle anew.
-                let Ok(heard) = settling.next().await else { return };
+                let Ok(heard) = settling.next().await else {
+                    return false;
+                };
                 missing.remove(&*heard);
             }
         }
+        true
     }
 }
 

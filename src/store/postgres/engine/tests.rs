@@ -1,6 +1,6 @@
 //! Connections that die in use, wait for somebody else, or are not to be had.
 
-use super::super::open::{self, PostgresOptions, VERB_WAIT};
+use super::super::open::{self, PostgresOptions, SERVER_WAIT, VERB_WAIT};
 use super::*;
 use crate::secret::Secret;
 use crate::store::testing::postgres::Server;
@@ -13,11 +13,15 @@ async fn open(url: &str) -> Database {
 }
 
 async fn open_with(url: &str, max_connections: u32, max_idle: u32) -> Database {
+    open_to_wait(url, max_connections, max_idle, VERB_WAIT).await
+}
+
+async fn open_to_wait(url: &str, max_connections: u32, max_idle: u32, wait: Duration) -> Database {
     let options = PostgresOptions {
         url: Secret::new(url),
         max_connections,
         max_idle,
-        wait: VERB_WAIT,
+        wait,
         lock_wait: None,
         migrate: true,
         expected: None,
@@ -67,7 +71,8 @@ async fn a_statement_that_waits_for_somebody_else_is_ended_by_the_database() {
         return;
     };
     let place = server.database();
-    let database = open(place.url()).await;
+    // The database's word comes a tenth before the server gives up: time enough here, whatever else the machine does.
+    let database = open_to_wait(place.url(), 1, 1, SERVER_WAIT).await;
     let other = open(place.url()).await;
     let pid = "SELECT pg_backend_pid()::bigint";
     let before = count(&database, pid).await;
