@@ -46,12 +46,11 @@ pub(super) async fn get<H: SessionHost>(
     let Caller {
         host,
         authenticated,
-        at_work,
+        at_work: _at_work,
     } = caller(&app, &request).await?;
     app.expect_memory()?;
     let room = app.bounds.reinit_streams.take(authenticated.workspace.id, 1);
     let room = room.map_err(|_| ApiError::unavailable("Too many agents wait for claims."))?;
-    drop(at_work);
     if let Some(place) = request.extensions.get::<ConnectionPlace>() {
         place.give_back();
     }
