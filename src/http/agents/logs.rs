@@ -193,3 +193,21 @@ fn line(line: NewLine) -> Result<LogLine, ApiError> {
     })?;
     Ok(clean_log_line(line.output, level))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_beyond_the_limit_are_counted_and_not_kept() {
+        for (sent, kept) in [
+            (MAX_LOG_LINES - 1, MAX_LOG_LINES - 1),
+            (MAX_LOG_LINES, MAX_LOG_LINES),
+            (MAX_LOG_LINES + 1, MAX_LOG_LINES),
+        ] {
+            let json = format!("[{}]", vec!["{}"; sent].join(","));
+            let NewLines { lines, count } = serde_json::from_str(&json).unwrap();
+            assert_eq!((lines.len(), count), (kept, sent));
+        }
+    }
+}
