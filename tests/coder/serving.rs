@@ -402,7 +402,8 @@ fn a_database_that_takes_no_writes_is_known_for_as_long_as_it_takes_none() {
     let name = deployment.value("SELECT current_database()");
     deployment.database.execute(&format!(
         "ALTER DATABASE {name} SET default_transaction_read_only = on;
-        SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'drpcd%'"
+        SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE datname = current_database() AND application_name LIKE 'drpcd%'"
     ));
     eventually(|| deployment.log().contains("cannot write to the database")).unwrap();
     let token = agent(&server, "1").token;
@@ -418,7 +419,8 @@ fn a_database_that_takes_no_writes_is_known_for_as_long_as_it_takes_none() {
     assert_eq!(said("the database is written again"), 0, "{}", deployment.log());
     deployment.database.execute(&format!(
         "BEGIN READ WRITE; ALTER DATABASE {name} RESET default_transaction_read_only; COMMIT;
-        SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'drpcd%'"
+        SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE datname = current_database() AND application_name LIKE 'drpcd%'"
     ));
     eventually(|| ready() == 200).unwrap();
     assert_eq!(said("the database is written again"), 1, "{}", deployment.log());
