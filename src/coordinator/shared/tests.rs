@@ -73,7 +73,10 @@ impl Real {
 
     /// Waits until everybody has heard everything that was said before.
     async fn settle(&self) {
-        while !self.all_heard().await {}
+        let settling = async { while !self.all_heard().await {} };
+        tokio::time::timeout(PATIENCE, settling)
+            .await
+            .expect("not everybody has heard");
     }
 
     /// The same, once; false if somebody missed something, of which each learns when it begins to listen too.
