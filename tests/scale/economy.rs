@@ -1,17 +1,15 @@
 //! What agents cost the database, as it counts that itself (`pg_stat_statements`): statements without transaction control
 //! and settings, by their texts.
 //!
-//! `cargo test --release --test economy -- --ignored --nocapture` measures what docs/TESTING.md says.
-#![allow(clippy::unwrap_used, reason = "a failed test shows where")]
-
-mod support;
+//! `cargo test --release --test scale economy:: -- --ignored --nocapture --test-threads=1` measures what docs/TESTING.md says.
 
 use std::fmt::Write as _;
 use std::fs;
 use std::time::Duration;
 
-use support::{Data, SeededAgent, go, postgres};
 use uuid::Uuid;
+
+use crate::support::{Data, SeededAgent, go, postgres};
 
 /// What counts as a statement: neither transaction control nor settings, and not the counting itself.
 const COUNTED: &str = "FROM pg_stat_statements

@@ -1,13 +1,5 @@
 //! Several servers on one Postgres database: one dies, all restart, the database goes away in between, and nothing that an
 //! agent was answered for is missing.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a failed test shows where"
-)]
-#![allow(clippy::disallowed_methods, reason = "real servers take real time")]
-
-mod support;
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -17,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use drpcd::clock::Clock;
 use serde_json::Value;
-use support::postgres::{self, Shutdown};
-use support::{Data, Go, SeededAgent, Server, go};
 use uuid::Uuid;
+
+use crate::support::postgres::{self, Shutdown};
+use crate::support::{Data, Go, SeededAgent, Server, go};
 
 /// Within this all agents of a replica that died have to be back at another.
 const BACK: Duration = Duration::from_secs(30);
@@ -135,7 +128,7 @@ impl Kit {
     #[track_caller]
     fn await_connected(&self) {
         let agents = i64::try_from(self.agents).unwrap();
-        support::eventually(|| self.connected() == agents)
+        crate::support::eventually(|| self.connected() == agents)
             .unwrap_or_else(|()| panic!("{} of {agents} are connected", self.connected()));
     }
 
@@ -184,7 +177,7 @@ impl Kit {
         let lost = unflushed(killed);
         let rows = || self.data.number("SELECT count(*) FROM workspace_agent_stats");
         // The last ones are on their way for a second.
-        let stored = support::eventually(|| rows() + lost >= told);
+        let stored = crate::support::eventually(|| rows() + lost >= told);
         let rows = rows();
         assert!(stored.is_ok(), "{rows} of {told} statistics are stored");
         println!(
@@ -232,7 +225,7 @@ fn one_of_three_dies(agents: usize, seconds: u64) {
     let gone = format!(
         "SELECT count(*) FROM workspace_agents WHERE parent_id IS NULL AND last_connected_replica_id = '{dying}'"
     );
-    support::eventually(|| kit.data.number(&gone) == 0)
+    crate::support::eventually(|| kit.data.number(&gone) == 0)
         .unwrap_or_else(|()| panic!("{} agents did not come back", kit.data.number(&gone)));
     let back = killed.elapsed();
     println!("{agents} agents: all were back {back:?} after the kill");
@@ -244,7 +237,7 @@ fn one_of_three_dies(agents: usize, seconds: u64) {
     std::thread::sleep(Duration::from_secs(3));
     kit.database.start();
     let returned = Instant::now();
-    support::eventually(|| kit.data.number("SELECT count(*) FROM workspace_agent_logs") > before)
+    crate::support::eventually(|| kit.data.number("SELECT count(*) FROM workspace_agent_logs") > before)
         .expect("lines are stored again");
     println!(
         "lines were stored again {:?} after the database's return",
@@ -330,7 +323,7 @@ fn a_rolling_restart_ends_sessions_evenly_and_loses_nothing() {
     }
     let coordinate =
         "SELECT count(DISTINCT id) FROM tailnet_peers JOIN workspace_agents USING (id) WHERE status = 'ok'";
-    support::eventually(|| kit.data.number(coordinate) == i64::try_from(AGENTS).unwrap())
+    crate::support::eventually(|| kit.data.number(coordinate) == i64::try_from(AGENTS).unwrap())
         .unwrap_or_else(|()| panic!("{} agents coordinate", kit.data.number(coordinate)));
     // As if it were a day later and everybody had heard, so that the agents' end of their own accord is no loss but a
     // goodbye, which is the last that the client hears.
@@ -343,7 +336,8 @@ fn a_rolling_restart_ends_sessions_evenly_and_loses_nothing() {
         "SELECT count(*) FROM tailnet_peers WHERE id = '{}' AND status = 'ok'",
         ids[0]
     );
-    support::eventually(|| kit.data.number(&coordinates) == 0).expect("nobody else is told to have gone");
+    crate::support::eventually(|| kit.data.number(&coordinates) == 0)
+        .expect("nobody else is told to have gone");
     client.terminate();
     let (report, _) = client.finish();
     let events = report["events"].as_array().unwrap();
