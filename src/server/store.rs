@@ -5,7 +5,9 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::config::{CommonConfig, NoStorePlace, StorePlace, Synchronous};
 use crate::store::postgres::notify::Notifications;
-use crate::store::postgres::{self, PostgresError, PostgresOptions, SERVER_WAIT, VERB_LOCK_WAIT, VERB_WAIT};
+use crate::store::postgres::{
+    self, CONNECTION_WAIT, PostgresError, PostgresOptions, SERVER_WAIT, VERB_LOCK_WAIT, VERB_WAIT,
+};
 use crate::store::sqlite::{self, OpenError, SqliteOptions};
 use crate::store::{Report, SchemaStep, SqlStore, Store as _, Tables};
 
@@ -88,6 +90,7 @@ async fn open(
                 url: url.clone(),
                 max_connections: config.postgres_conn_max_open,
                 max_idle: config.postgres_conn_max_idle.of(config.postgres_conn_max_open),
+                connection_wait: CONNECTION_WAIT,
                 wait: waits.answer,
                 lock_wait: waits.lock,
                 migrate,

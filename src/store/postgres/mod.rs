@@ -15,7 +15,9 @@ mod value;
 pub(super) use self::error::store_error;
 use self::notify::Notifications;
 pub(super) use self::open::Reached;
-pub use self::open::{PostgresError, PostgresOptions, SERVER_WAIT, VERB_LOCK_WAIT, VERB_WAIT};
+pub use self::open::{
+    CONNECTION_WAIT, PostgresError, PostgresOptions, SERVER_WAIT, VERB_LOCK_WAIT, VERB_WAIT,
+};
 pub(super) use self::value::{Time, text, time};
 use super::schema::{Report, SchemaStep};
 use super::sql::SqlStore;

@@ -12,10 +12,14 @@ use url::Url;
 use super::engine::Database;
 use super::error::store_error;
 use super::layout::{self, CoderSchema};
-use super::pool::{Pool, Size};
+use super::pool::{Pool, Size, Waits};
 use crate::clock::Clock;
 use crate::secret::Secret;
 use crate::store::schema::{self, Found, Readiness, Report, Schema, SchemaStep, Tables};
+
+/// How long a caller waits for a connection. With the answer it stays within the 2 s in which REST calls and verbs must
+/// fail when the store is away.
+pub const CONNECTION_WAIT: Duration = Duration::from_millis(1_500);
 
 /// What a server gives its database for each answer: the first, as it may be starting too, and any later one. The largest
 /// batch takes some hundred milliseconds.
@@ -63,6 +67,8 @@ pub struct PostgresOptions {
     pub max_connections: u32,
     /// Connections that are kept open while nobody holds them, at most.
     pub max_idle: u32,
+    /// How long a caller waits for a connection.
+    pub connection_wait: Duration,
     /// How long each answer may take.
     pub wait: Duration,
     /// How long another process is waited for that migrates the database; `None` is as long as it takes.
@@ -193,12 +199,16 @@ pub(super) async fn open(options: &PostgresOptions, clock: Clock) -> Result<Open
     };
     let place = reached.place.clone();
     reached.close().await;
-    let apart = Pool::new(connect.clone(), Size { open: 1, idle: 1 }, options.wait, &clock);
+    let waits = Waits {
+        connection: options.connection_wait,
+        answer: options.wait,
+    };
+    let apart = Pool::new(connect.clone(), Size { open: 1, idle: 1 }, waits, &clock);
     let size = Size {
         open: options.max_connections,
         idle: options.max_idle,
     };
-    let pool = Pool::new(connect, size, options.wait, &clock);
+    let pool = Pool::new(connect, size, waits, &clock);
     let database = Database::new(pool, apart, clock, options.wait);
     Ok(Opened {
         database,
@@ -485,7 +495,8 @@ mod tests {
             url: Secret::new(place.url()),
             max_connections: 1,
             max_idle: 1,
-            wait: VERB_WAIT,
+            connection_wait: CONNECTION_WAIT,
+            wait: SERVER_WAIT,
             lock_wait: Some(lock_wait),
             migrate: true,
             expected: None,

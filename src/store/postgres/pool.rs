@@ -11,10 +11,6 @@ use sqlx::{AssertSqlSafe, Connection as _, Postgres};
 
 use crate::clock::{Clock, Instant};
 
-/// How long a caller waits for a connection. With the answer it stays within the 2 s in which REST calls and verbs must
-/// fail when the store is away.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(1_500);
-
 /// How long a connection that is given back may take to say that it lives. One that is dead and does not know it would
 /// keep its place in the pool for as long as the system sends anew what nobody acknowledges, a quarter of an hour.
 const RETURN_LIMIT: Duration = Duration::from_secs(2);
@@ -36,6 +32,15 @@ fn session_settings(wait: Duration) -> String {
         "SET statement_timeout = '{statement}ms'; SET lock_timeout = '{lock}ms';
         SET idle_in_transaction_session_timeout = '30s'"
     )
+}
+
+/// How long callers wait.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waits {
+    /// For a connection.
+    pub(super) connection: Duration,
+    /// For an answer.
+    pub(super) answer: Duration,
 }
 
 /// How many connections there may be.
@@ -99,14 +104,14 @@ impl Renewed {
 }
 
 impl Pool {
-    /// Connects when the first connection is wanted. An answer may take `wait`.
-    pub(super) fn new(options: PgConnectOptions, size: Size, wait: Duration, clock: &Clock) -> Self {
-        let settings = Arc::new(session_settings(wait));
+    /// Connects when the first connection is wanted.
+    pub(super) fn new(options: PgConnectOptions, size: Size, waits: Waits, clock: &Clock) -> Self {
+        let settings = Arc::new(session_settings(waits.answer));
         let renewed = Arc::new(Renewed::default());
         let (since, time) = (Arc::clone(&renewed), clock.clone());
         let connections = PgPoolOptions::new()
             .max_connections(size.open)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .acquire_timeout(waits.connection)
             .idle_timeout(IDLE_TIMEOUT)
             .max_lifetime(MAX_LIFETIME)
             .test_before_acquire(false)

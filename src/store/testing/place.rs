@@ -5,6 +5,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _, TypeInfo as _, ValueRef as _};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::OnceLock;
+use std::time::Duration;
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -74,9 +75,14 @@ impl Place {
     }
 }
 
+/// How long a test waits for a connection: longer than a caller, as a machine that has other things to do is no fault of the
+/// database.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 async fn open(url: &str) -> SqlStore {
     let options = PostgresOptions {
         url: Secret::new(url),
+        connection_wait: PATIENCE,
         wait: SERVER_WAIT,
         max_connections: 4,
         max_idle: 4,

@@ -25,7 +25,7 @@ const OLDEST: u32 = 15;
 /// Free ports that are tried, as another process may take one between the look and the start.
 const PORTS: usize = 5;
 
-/// Room that a place in memory must have for the files of servers. One has some 100 MiB at most, and a few run at a time.
+/// Room that a place in memory must have for the files of servers. One has some 300 MiB at most, and a few run at a time.
 const ROOM: u64 = 2 << 30;
 
 /// Commits wait for their WAL to be written, or a server that is stopped at once would lose some; nothing waits for a
@@ -38,7 +38,7 @@ const SETTINGS: [&str; 10] = [
     "listen_addresses=127.0.0.1",
     "max_connections=300",
     "max_wal_senders=0",
-    "max_wal_size=64MB",
+    "max_wal_size=256MB",
     "synchronous_commit=on",
     "wal_level=minimal",
 ];

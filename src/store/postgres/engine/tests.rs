@@ -1,6 +1,6 @@
 //! Connections that die in use, wait for somebody else, or are not to be had.
 
-use super::super::open::{self, PostgresOptions, SERVER_WAIT, VERB_WAIT};
+use super::super::open::{self, PostgresOptions, SERVER_WAIT};
 use super::*;
 use crate::secret::Secret;
 use crate::store::testing::postgres::Server;
@@ -8,20 +8,20 @@ use crate::store::testing::postgres::Server;
 /// How long a machine that has other things to do may take for what happens at once.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long a test waits for a connection: longer than a caller on such a machine, and no longer than some wait in vain.
+const CONNECTION_PATIENCE: Duration = Duration::from_secs(5);
+
 async fn open(url: &str) -> Database {
     open_with(url, 1, 1).await
 }
 
 async fn open_with(url: &str, max_connections: u32, max_idle: u32) -> Database {
-    open_to_wait(url, max_connections, max_idle, VERB_WAIT).await
-}
-
-async fn open_to_wait(url: &str, max_connections: u32, max_idle: u32, wait: Duration) -> Database {
     let options = PostgresOptions {
         url: Secret::new(url),
         max_connections,
         max_idle,
-        wait,
+        connection_wait: CONNECTION_PATIENCE,
+        wait: SERVER_WAIT,
         lock_wait: None,
         migrate: true,
         expected: None,
@@ -72,7 +72,7 @@ async fn a_statement_that_waits_for_somebody_else_is_ended_by_the_database() {
     };
     let place = server.database();
     // The database's word comes a tenth before the server gives up: time enough here, whatever else the machine does.
-    let database = open_to_wait(place.url(), 1, 1, SERVER_WAIT).await;
+    let database = open(place.url()).await;
     let other = open(place.url()).await;
     let pid = "SELECT pg_backend_pid()::bigint";
     let before = count(&database, pid).await;
