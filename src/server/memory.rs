@@ -150,6 +150,13 @@ mod tests {
         assert!(budget(Some(1), || None).has_room(), "nothing is known");
     }
 
+    #[test]
+    fn sessions_may_buffer_half_the_budget() {
+        for (most, half) in [(Some(999), 499), (Some(1_000), 500), (None, usize::MAX)] {
+            assert_eq!(budget(most, || None).buffers().most(), half, "{most:?}");
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_reading_counts_for_a_while() {
         use std::sync::atomic::{AtomicU64, Ordering};

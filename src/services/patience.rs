@@ -303,6 +303,31 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn all_waiting_calls_together_hold_up_to_the_limit() {
+        let patience = patience(DEFAULT_STORE_WAIT);
+        let waits = |holder: Holder, bytes: usize| {
+            Box::pin(patience.call(holder, bytes, async || Err::<(), _>(away())))
+        };
+        for (bytes, waited) in [
+            (MAX_WAITING_BYTES - CALL_OVERHEAD - 1, true),
+            (MAX_WAITING_BYTES - CALL_OVERHEAD, true),
+            (MAX_WAITING_BYTES - CALL_OVERHEAD + 1, false),
+        ] {
+            let mut call = waits(Holder::ALL, bytes);
+            assert_eq!(
+                futures_util::poll!(&mut call).is_pending(),
+                waited,
+                "{bytes} bytes"
+            );
+            assert_eq!(
+                futures_util::poll!(waits(Holder::ALL, 0)).is_pending(),
+                !waited,
+                "{bytes} bytes"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn no_workspace_takes_the_room_of_others() {
         let patience = patience(DEFAULT_STORE_WAIT);
         let (one, other) = (WorkspaceId::random(), WorkspaceId::random());

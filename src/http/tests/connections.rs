@@ -10,7 +10,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::advance;
 
 use super::super::limits::{HEAD_TIMEOUT, UPGRADE_TIMEOUT};
@@ -212,4 +212,61 @@ async fn an_upgrade_has_so_much_time() {
         "{took:?}"
     );
     connection.abort();
+}
+
+/// Lets everything else run.
+async fn settle() {
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn an_upgrade_is_waited_for_up_to_the_limit() {
+    driven(async {
+        for (time, begins) in [(UPGRADE_TIMEOUT - TICK, true), (UPGRADE_TIMEOUT + TICK, false)] {
+            let fixture = Fixture::new().await;
+            // A connection whose answer is written once it is let go.
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut agent = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (server, _) = listener.accept().await.unwrap();
+            let (asked, mut request) = mpsc::channel(1);
+            let let_go = Arc::new(Notify::new());
+            let waiting = Arc::clone(&let_go);
+            let service = service_fn(move |request: hyper::Request<Incoming>| {
+                let _ = asked.try_send(request);
+                let waiting = Arc::clone(&waiting);
+                async move {
+                    waiting.notified().await;
+                    let mut answer = hyper::Response::new(String::new());
+                    *answer.status_mut() = hyper::StatusCode::SWITCHING_PROTOCOLS;
+                    Ok::<_, Infallible>(answer)
+                }
+            });
+            let connection = http1::Builder::new().serve_connection(TokioIo::new(server), service);
+            let connection = tokio::spawn(connection.with_upgrades());
+            agent
+                .write_all(handshake("", &with_token(ALICE)).as_bytes())
+                .await
+                .unwrap();
+            let (request, _) = request.recv().await.unwrap().into_parts();
+
+            let app = &fixture.app;
+            let (begun, mut session) = mpsc::channel(1);
+            let answer = rpc::establish(app, app.handshakes.token(), request, move |_, _| {
+                begun.try_send(()).unwrap();
+            });
+            assert_eq!(answer.status(), 101);
+            // It begins to wait, and then it notices what time it is before it can see the upgrade.
+            settle().await;
+            advance(time).await;
+            settle().await;
+            let_go.notify_one();
+            app.handshakes.close();
+            app.handshakes.wait().await;
+            assert_eq!(session.try_recv().is_ok(), begins, "{time:?}");
+            connection.abort();
+        }
+    })
+    .await;
 }

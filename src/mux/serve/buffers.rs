@@ -85,6 +85,12 @@ impl Buffers {
     pub fn held(&self) -> usize {
         self.0.held.load(Ordering::Relaxed)
     }
+
+    /// Bytes that all sessions may hold.
+    #[cfg(test)]
+    pub(crate) fn most(&self) -> usize {
+        self.0.most
+    }
 }
 
 /// One session's part of an account, given back when it is dropped.
@@ -129,7 +135,12 @@ mod tests {
     fn sessions_may_hold_less_while_all_together_hold_as_much_as_they_may() {
         let buffers = Buffers::new(10 * STEP);
         let (mut one, mut other) = (Part::of(&buffers), Part::of(&buffers));
-        for (bytes, crowded) in [(4 * STEP - 1, false), (5 * STEP - 1, false), (5 * STEP, true)] {
+        for (bytes, crowded) in [
+            (4 * STEP - 1, false),
+            (5 * STEP - 1, false),
+            (5 * STEP, true),
+            (5 * STEP + 1, true),
+        ] {
             one.set(5 * STEP);
             other.set(bytes);
             let may = buffers.bounds().receive;

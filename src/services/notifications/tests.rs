@@ -275,16 +275,23 @@ async fn links_are_filled_in_whatever_the_names_hold() {
 #[tokio::test]
 async fn a_payload_has_a_bound() {
     let fixture = Fixture::new(BOTH).await;
-    let error = fixture
-        .enqueue(Value::String("x".repeat(MAX_PAYLOAD)))
+    let recipient = fixture
+        .store
+        .notification_recipient(fixture.user_id, OUT_OF_MEMORY)
         .await
-        .unwrap_err();
-    assert!(
-        error.starts_with("enqueue notification (payload build): payload of ")
-            && error.ends_with(" exceeds 65536 bytes"),
-        "{error}"
+        .unwrap();
+    // What there is beside the text.
+    let notice = fixture.notice(Value::String(String::new()));
+    let beside = fixture.enqueuer.payload(&notice, &recipient).unwrap().len();
+    let data = |size: usize| Value::String("x".repeat(size - beside));
+    for size in [MAX_PAYLOAD - 1, MAX_PAYLOAD] {
+        assert_eq!(fixture.enqueue(data(size)).await, Ok(2), "{size}");
+    }
+    assert_eq!(
+        fixture.enqueue(data(MAX_PAYLOAD + 1)).await.unwrap_err(),
+        "enqueue notification (payload build): payload of 65537 bytes exceeds 65536 bytes"
     );
-    assert_eq!(fixture.methods().await, "");
+    assert_eq!(fixture.methods().await, "smtp,inbox,smtp,inbox");
 }
 
 #[tokio::test]

@@ -6,13 +6,17 @@ use bytes::Bytes;
 
 use super::super::buffers::Part;
 use super::super::{
-    Buffers, MAX_OVERFLOWS_PER_SECOND, SEND_BUFFER, SESSION_RECEIVE_BUFFER, SESSION_SEND_BUFFER,
-    SESSION_SEND_LIMIT,
+    Buffers, CROWDED_BUFFER, MAX_OVERFLOWS_PER_SECOND, SEND_BUFFER, SESSION_RECEIVE_BUFFER,
+    SESSION_SEND_BUFFER, SESSION_SEND_LIMIT,
 };
 use super::kit::*;
 use crate::mux::MAX_PACKET;
 
 const WINDOW: usize = 256 * 1024;
+
+/// What all sessions may hold together so that one has the most room, and so that it has the least.
+const ROOMY: usize = usize::MAX;
+const CROWDED: usize = 0;
 
 fn payload_of(peer: &mut Peer, stream: u32) -> Vec<u8> {
     let messages = peer.received();
@@ -278,24 +282,26 @@ async fn hold(peer: &mut Peer, stream: u32, size: usize) {
 
 #[tokio::test(start_paused = true)]
 async fn a_session_may_hold_so_much_input_and_no_more() {
-    const FULL: usize = SESSION_RECEIVE_BUFFER / MAX_PACKET;
-    // All of the greatest size, but for the last two.
-    for (last_but_one, reset) in [
-        (MAX_PACKET - 3, false),
-        (MAX_PACKET - 2, false),
-        (MAX_PACKET - 1, true),
-    ] {
-        let mut peer = Peer::new();
-        let sizes = (1..FULL).map(|_| MAX_PACKET).chain([last_but_one, 2]);
-        for (stream, size) in (1..).step_by(2).zip(sizes) {
-            hold(&mut peer, stream, size).await;
+    for (all, most) in [(ROOMY, SESSION_RECEIVE_BUFFER), (CROWDED, CROWDED_BUFFER)] {
+        let full = most / MAX_PACKET;
+        // All of the greatest size, but for the last two.
+        for (last_but_one, reset) in [
+            (MAX_PACKET - 3, false),
+            (MAX_PACKET - 2, false),
+            (MAX_PACKET - 1, true),
+        ] {
+            let mut peer = Peer::within(Buffers::new(all));
+            let sizes = (1..full).map(|_| MAX_PACKET).chain([last_but_one, 2]);
+            for (stream, size) in (1..).step_by(2).zip(sizes) {
+                hold(&mut peer, stream, size).await;
+            }
+            let resets = frames(&peer.received())
+                .iter()
+                .filter(|frame| frame.1 & RST != 0)
+                .count();
+            assert_eq!(resets, usize::from(reset), "{last_but_one} of {most}");
+            assert_eq!(peer.seen.running(), full + usize::from(!reset));
         }
-        let resets = frames(&peer.received())
-            .iter()
-            .filter(|frame| frame.1 & RST != 0)
-            .count();
-        assert_eq!(resets, usize::from(reset), "{last_but_one}");
-        assert_eq!(peer.seen.running(), FULL + usize::from(!reset));
     }
 }
 
@@ -378,16 +384,14 @@ async fn a_session_that_hoards_input_loses_the_stream_that_does_it() {
 
 #[tokio::test(start_paused = true)]
 async fn calls_begin_until_as_much_waits_as_the_session_may_have() {
-    for (waits, begins) in [
-        (SESSION_SEND_BUFFER - 1, true),
-        (SESSION_SEND_BUFFER, false),
-        (SESSION_SEND_BUFFER + 1, false),
-    ] {
-        let mut peer = Peer::new();
-        let queued = &peer.control.shared().queued;
-        queued.store(waits, std::sync::atomic::Ordering::Relaxed);
-        peer.send(&[call(1, "/t/Silent", "")]).await;
-        assert_eq!(peer.seen.running() == 1, begins, "{waits}");
+    for (all, most) in [(ROOMY, SESSION_SEND_BUFFER), (CROWDED, CROWDED_BUFFER)] {
+        for (waits, begins) in [(most - 1, true), (most, false), (most + 1, false)] {
+            let mut peer = Peer::within(Buffers::new(all));
+            let queued = &peer.control.shared().queued;
+            queued.store(waits, std::sync::atomic::Ordering::Relaxed);
+            peer.send(&[call(1, "/t/Silent", "")]).await;
+            assert_eq!(peer.seen.running() == 1, begins, "{waits} of {most}");
+        }
     }
 }
 
@@ -481,24 +485,23 @@ async fn replies_of_calls_that_began_together_are_errors_once_too_much_waits() {
 #[tokio::test(start_paused = true)]
 async fn a_reply_is_an_error_from_the_limit_on() {
     const UNSENT: &str = "too much of this session waits to be sent";
-    for (waits, reply) in [
-        (SESSION_SEND_LIMIT - 1, "slept"),
-        (SESSION_SEND_LIMIT, UNSENT),
-        (SESSION_SEND_LIMIT + 1, UNSENT),
-    ] {
-        let mut peer = Peer::new();
-        peer.send(&[call(1, "/t/Sleep", "1000")]).await;
-        peer.control
-            .shared()
-            .queued
-            .store(waits, std::sync::atomic::Ordering::Relaxed);
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        let sent = peer.received().concat();
-        let is_told = |text: &str| sent.windows(text.len()).any(|at| at == text.as_bytes());
-        assert_eq!(
-            [is_told("slept"), is_told(UNSENT)],
-            [reply != UNSENT, reply == UNSENT]
-        );
+    for (all, most) in [(ROOMY, SESSION_SEND_LIMIT), (CROWDED, 2 * CROWDED_BUFFER)] {
+        for (waits, reply) in [(most - 1, "slept"), (most, UNSENT), (most + 1, UNSENT)] {
+            let mut peer = Peer::within(Buffers::new(all));
+            peer.send(&[call(1, "/t/Sleep", "1000")]).await;
+            peer.control
+                .shared()
+                .queued
+                .store(waits, std::sync::atomic::Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let sent = peer.received().concat();
+            let is_told = |text: &str| sent.windows(text.len()).any(|at| at == text.as_bytes());
+            assert_eq!(
+                [is_told("slept"), is_told(UNSENT)],
+                [reply != UNSENT, reply == UNSENT],
+                "{waits} of {most}"
+            );
+        }
     }
 }
 

@@ -138,10 +138,12 @@ async fn s1_061_and_062_messages_are_measured_in_bytes_and_an_empty_uri_is_null(
              \tmessage: Message must be less than 160 characters."
         );
     }
-    api.update_app_status(status(IDLE, &"x".repeat(160)))
-        .await
-        .unwrap();
-    assert_eq!(fixture.statuses().await, [format!("idle {} -", "x".repeat(160))]);
+    let fitting = [159, 160].map(|length| "x".repeat(length));
+    for message in &fitting {
+        api.update_app_status(status(IDLE, message)).await.unwrap();
+    }
+    let stored = fitting.map(|message| format!("idle {message} -"));
+    assert_eq!(fixture.statuses().await, stored);
 }
 
 #[tokio::test]
@@ -286,11 +288,14 @@ async fn a_status_that_cannot_be_stored_is_told_and_no_event() {
          most 8192 bytes."
     );
     fixture.store.fail("insert_app_status", away());
-    let error = api.update_app_status(uri(8_192)).await.unwrap_err();
-    assert_eq!(
-        error.text(),
-        "unexpected status code 500: Failed to insert workspace app status.\n\tError: database is locked"
-    );
+    for length in [8_191, 8_192] {
+        let error = api.update_app_status(uri(length)).await.unwrap_err();
+        assert_eq!(
+            error.text(),
+            "unexpected status code 500: Failed to insert workspace app status.\n\tError: \
+             database is locked"
+        );
+    }
     assert_eq!(kinds(&mut events), [""; 0]);
     assert_eq!(fixture.bumps(), 0);
 }

@@ -148,18 +148,20 @@ async fn s2_048_the_log_limit_is_inclusive_and_stores_nothing_beyond_it() {
     let (mut kit, agents) = Kit::seeded(SMALL).await;
     let agent = agents[0].agent_id;
     kit.sql("UPDATE workspace_agents SET logs_length = 1048570").await;
-    kit.store
-        .insert_logs(&batch(agent, &[("sechs!", LogLevel::Info)]))
-        .await
-        .unwrap();
-    assert_eq!(kit.store.agent(agent).await.unwrap().logs_length, 1_048_576);
+    for (line, length) in [("sechs", 1_048_575), ("!", 1_048_576)] {
+        kit.store
+            .insert_logs(&batch(agent, &[(line, LogLevel::Info)]))
+            .await
+            .unwrap();
+        assert_eq!(kit.store.agent(agent).await.unwrap().logs_length, length);
+    }
     let error = kit
         .store
         .insert_logs(&batch(agent, &[("x", LogLevel::Info)]))
         .await
         .unwrap_err();
     assert!(error.is_violation(Violation::MaxLogsLength), "{error:?}");
-    assert_eq!(kit.integer("SELECT count(*) FROM workspace_agent_logs").await, 1);
+    assert_eq!(kit.integer("SELECT count(*) FROM workspace_agent_logs").await, 2);
     assert_eq!(kit.store.agent(agent).await.unwrap().logs_length, 1_048_576);
     kit.store.set_logs_overflowed(agent).await.unwrap();
     let again = kit
@@ -168,7 +170,7 @@ async fn s2_048_the_log_limit_is_inclusive_and_stores_nothing_beyond_it() {
         .await
         .unwrap();
     assert_eq!(again, LogsInserted::AlreadyOverflowed);
-    assert_eq!(kit.integer("SELECT count(*) FROM workspace_agent_logs").await, 1);
+    assert_eq!(kit.integer("SELECT count(*) FROM workspace_agent_logs").await, 2);
 }
 
 #[tokio::test]
