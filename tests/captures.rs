@@ -56,6 +56,39 @@ fn every_method_is_recorded() {
     );
 }
 
+/// Sessions that show how calls may go, whatever their method: the four shapes, errors, metadata,
+/// cancellation, large messages, calls at a time.
+const KINDS: [&str; 11] = [
+    "unary-echo",
+    "server-stream",
+    "client-stream",
+    "bidi",
+    "error-with-code",
+    "error-unknown-rpc",
+    "metadata",
+    "unary-cancelled",
+    "server-stream-cancelled",
+    "unary-large-request",
+    "together-shapes",
+];
+
+#[test]
+fn every_kind_of_call_is_recorded() {
+    let captures = recorded();
+    let names: BTreeSet<_> = captures
+        .iter()
+        .map(|(file, _)| file.file_stem().unwrap().to_str().unwrap())
+        .collect();
+    let missing: Vec<_> = KINDS.iter().filter(|kind| !names.contains(*kind)).collect();
+    assert_eq!(missing, Vec::<&&str>::new());
+    // Calls at a time are of one session.
+    let (_, together) = captures
+        .iter()
+        .find(|(file, _)| file.ends_with("together-shapes.txt"))
+        .unwrap();
+    assert!(together.calls().len() > 1);
+}
+
 #[test]
 fn handshakes_are_recorded_without_their_tokens() {
     for (file, capture) in recorded() {

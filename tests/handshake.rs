@@ -5,7 +5,7 @@ mod support;
 use std::io::Read as _;
 
 use drpcd::clock::Timestamp;
-use support::http::dial;
+use support::http::{RPC, dial, get, handshake};
 use support::{Data, EXAMPLE_SEED, Server};
 use uuid::Uuid;
 
@@ -59,6 +59,90 @@ fn add_build(data: &Data, number: u8, transition: &str, job: Job) {
 fn assert_refused(server: &Server) {
     let (answer, _) = server.dial(server.agent());
     assert_eq!((answer.status, answer.body.as_str()), (401, NOT_AUTHORIZED));
+}
+
+/// In all their forms the answers are tested where they are made (`src/http/tests.rs`); here it is a store, of either engine, that
+/// says who is there.
+#[test]
+fn conn_001_to_008_011_to_015_017_and_019_handshakes_of_all_kinds_on_a_real_store() {
+    let (_data, server) = seeded();
+    let token = &server.agent().token;
+    let shout = token.to_uppercase();
+    let unknown = "33333333-3333-4333-8333-333333333333";
+    let header = |token: &str| format!("Coder-Session-Token: {token}\r\n");
+    let cookie = format!("Cookie: coder_session_token={token}\r\n");
+    let offers = "Sec-WebSocket-Extensions: permessage-deflate\r\nSec-WebSocket-Protocol: derp\r\n";
+    let in_query = format!("?coder_session_token={token}");
+    for (query, headers, status, said) in [
+        ("?version=2.8&role=agent", header(token) + offers, 101, ""),
+        ("", cookie.clone(), 101, ""),
+        (&in_query, String::new(), 101, ""),
+        ("", format!("Authorization: bearer {token}\r\n"), 101, ""),
+        ("", header(unknown) + &cookie, 101, ""),
+        (
+            "",
+            String::new(),
+            401,
+            "Cookie \\\"coder_session_token\\\" must be provided.",
+        ),
+        (
+            "",
+            header("abc"),
+            401,
+            "An agent token must be a valid UUIDv4. (len 3)",
+        ),
+        ("", header(&format!("{{{token}}}")), 101, ""),
+        ("", header(&token.replace('-', "")), 101, ""),
+        ("", header(&shout), 101, ""),
+        (
+            "?version=9.9",
+            header("abc"),
+            401,
+            "Workspace agent token invalid.",
+        ),
+        (
+            "?version=9.9",
+            header(unknown),
+            401,
+            "Workspace agent not authorized.",
+        ),
+        ("?version=", header(token), 101, ""),
+        (
+            "?version=2.9",
+            header(token),
+            400,
+            "server is at version 2.8, behind requested minor version 2.9",
+        ),
+        (
+            "?version=1.0",
+            header(token),
+            400,
+            "version 1.0 is no longer supported",
+        ),
+        ("?version=x", header(token), 400, "invalid version string: x"),
+        (
+            "",
+            header(token) + &format!("X-Operator: {}\r\n", "a".repeat(1024)),
+            101,
+            "",
+        ),
+    ] {
+        let (answer, _) = handshake(&server.url, &format!("{RPC}{query}"), &headers);
+        assert_eq!(answer.status, status, "{query} {}", answer.body);
+        assert!(answer.body.contains(said), "{query}: {}", answer.body);
+        let head = answer.head.to_ascii_lowercase();
+        assert!(
+            !head.contains("sec-websocket-protocol") && !head.contains("sec-websocket-extensions"),
+            "{head}"
+        );
+    }
+    let answer = get(&server.url, RPC, &header(token));
+    assert_eq!(answer.status, 426);
+    assert!(
+        answer.body.starts_with("WebSocket protocol violation: "),
+        "{}",
+        answer.body
+    );
 }
 
 #[test]

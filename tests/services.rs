@@ -1,11 +1,17 @@
 //! Every method of the Agent service, called by the reference agent on the real binary: what is in the store afterwards.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, reason = "real peers keep real time")]
 
 mod support;
 
+use std::time::Duration;
+
 use drpcd::clock::Clock;
-use support::{Data, EXAMPLE_SEED, go};
+use drpcd::proto::agent as proto;
+use drpcd::proto::agent::AgentClient;
+use support::{Data, EXAMPLE_SEED, client, eventually, go};
+use tokio::runtime::Runtime;
 use uuid::Uuid;
 
 /// The methods of the service, but for the banner that agents of API 2.0 ask for.
@@ -188,4 +194,78 @@ fn two_agents_of_a_workspace_use_every_method_and_all_of_it_is_stored() {
          JOIN workspace_agents ON workspace_agents.id = agent_id GROUP BY name ORDER BY name",
     );
     assert_eq!(lines, both(&["2"]));
+}
+
+/// What an agent is told of itself and of its site.
+async fn told(session: &AgentClient) -> (String, usize, String) {
+    let manifest = session.get_manifest(&proto::GetManifestRequest {}).await.unwrap();
+    let banners = proto::GetAnnouncementBannersRequest {};
+    let banners = session.get_announcement_banners(&banners).await.unwrap();
+    let banner = banners.announcement_banners[0].message.clone();
+    (manifest.directory, manifest.metadata.len(), banner)
+}
+
+#[test]
+fn what_a_seed_changes_is_told_in_open_sessions_of_every_server() {
+    let runtime = Runtime::new().unwrap();
+    let data = Data::new(EXAMPLE_SEED);
+    let server = data.serve(&[]);
+    let expected = ("~/src".to_owned(), 2, "Maintenance on Friday".to_owned());
+    let begin = |index| {
+        let agent = server.agent_at(index);
+        runtime.block_on(async {
+            let session = client::agent(&agent).await.unwrap();
+            assert_eq!(told(&session).await, expected);
+            session
+        })
+    };
+    let sessions: Vec<_> = (0..server.replicas()).map(begin).collect();
+    let changed = EXAMPLE_SEED
+        .replace("~/src", "~/other")
+        .replace("Friday", "Monday");
+    data.seed(&changed);
+    let expected = ("~/other".to_owned(), 2, "Maintenance on Monday".to_owned());
+    for session in &sessions {
+        let is_told = eventually(|| runtime.block_on(told(session)) == expected);
+        assert_eq!(is_told, Ok(()));
+    }
+}
+
+/// Reports what it does until the server is gone; returns how often that was acknowledged.
+async fn write(session: AgentClient) -> usize {
+    use proto::lifecycle::State;
+    let mut acknowledged = 0;
+    for state in [State::Starting, State::Ready].into_iter().cycle() {
+        let lifecycle = proto::Lifecycle {
+            state: state.into(),
+            changed_at: Some(Clock::system().now().into()),
+        };
+        let request = proto::UpdateLifecycleRequest {
+            lifecycle: Some(lifecycle),
+        };
+        if session.update_lifecycle(&request).await.is_err() {
+            break;
+        }
+        acknowledged += 1;
+    }
+    acknowledged
+}
+
+#[test]
+fn conn_074_a_manifest_is_whole_after_the_kill_of_a_server_that_was_writing() {
+    let runtime = Runtime::new().unwrap();
+    let data = Data::new(EXAMPLE_SEED);
+    let mut server = data.serve(&[]);
+    for index in 0..server.replicas() {
+        let agent = server.agent_at(index);
+        let session = runtime.block_on(client::agent(&agent)).unwrap();
+        let before = runtime.block_on(told(&session));
+        let writing = runtime.spawn(write(session));
+        std::thread::sleep(Duration::from_millis(300));
+        server.kill_replica(index);
+        assert!(runtime.block_on(writing).unwrap() > 0, "it was writing");
+        server.start_replica(index);
+        let session = runtime.block_on(client::agent(&server.agent_at(index))).unwrap();
+        assert_eq!(runtime.block_on(told(&session)), before);
+    }
 }

@@ -84,10 +84,15 @@ pub fn dial(url: &str, query: &str, token: &str) -> (Answer, TcpStream) {
 
 /// As [`dial`], at any route.
 pub fn dial_at(url: &str, target: &str, token: &str) -> (Answer, TcpStream) {
+    handshake(url, target, &format!("Coder-Session-Token: {token}\r\n"))
+}
+
+/// As [`dial_at`], with whatever headers say who it is, each ending in `\r\n`.
+pub fn handshake(url: &str, target: &str, headers: &str) -> (Answer, TcpStream) {
     let mut stream = connect(url);
     let request = format!(
         "GET {target} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nCoder-Session-Token: {token}\r\n\r\n"
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
     );
     stream.write_all(request.as_bytes()).unwrap();
     let head = read_head(&mut stream);

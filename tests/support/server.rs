@@ -170,7 +170,6 @@ impl Server {
         server
     }
 
-    /// Tells the balancer where the replicas are.
     /// From here on nobody gets through to any replica, until [`Server::let_in`].
     pub fn turn_away(&self) {
         if let Some(balancer) = &self.balancer {
@@ -183,6 +182,7 @@ impl Server {
         self.announce();
     }
 
+    /// Tells the balancer where the replicas are.
     fn announce(&self) {
         if let Some(balancer) = &self.balancer {
             let address = |replica: &Replica| replica.url.strip_prefix("http://").unwrap().parse().unwrap();

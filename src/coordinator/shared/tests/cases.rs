@@ -517,3 +517,29 @@ async fn tn_088_a_peer_that_is_lost_before_it_has_a_node_is_not_written(replicas
     assert_eq!(replicas.ways[0].calls(&writes), 0);
     replicas.assert_empty();
 }
+
+/// Hours later it does so again: `economy.rs`.
+#[tokio::test]
+async fn tn_078_what_is_old_goes_when_a_replica_starts() {
+    for count in [2, 3] {
+        let Some(mut replicas) = Replicas::on_postgres(count).await else {
+            return;
+        };
+        let agents = [replicas.agent(0, 1), replicas.agent(1, 2)];
+        for agent in &agents {
+            agent.update(10);
+        }
+        replicas.settle().await;
+        drop(agents);
+        replicas.settle().await;
+        let fresh = [(replica(1), true, 10)];
+        assert_eq!(stored(&replicas, 1).await, [(replica(0), true, 10)]);
+        assert_eq!(stored(&replicas, 2).await, fresh);
+        let age = "UPDATE tailnet_peers SET updated_at = updated_at - interval '24 hours 1 minute'";
+        let real = replicas.real.as_ref().unwrap();
+        real.database.execute(&format!("{age} WHERE id = '{}'", id(1)));
+        replicas.add().await;
+        eventually(async || stored(&replicas, 1).await.is_empty()).await;
+        assert_eq!(stored(&replicas, 2).await, fresh);
+    }
+}

@@ -34,6 +34,21 @@ async fn a_token_is_good_until_the_microsecond_at_which_it_ends() {
     assert_eq!(tokens.verify(&token), None);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_moves_the_end_and_one_that_is_set_back_revives_a_token() {
+    let tokens = tokens().await;
+    let token = tokens.issue(PEER).token;
+    let day = i64::try_from(EXPIRY.as_micros()).unwrap();
+    for (jump, expected) in [(day, None), (-day, Some(PEER)), (-day, Some(PEER))] {
+        tokens.clock.jump(jump);
+        assert_eq!(tokens.verify(&token), expected, "{jump}");
+    }
+    // What is issued by a clock that was slow ends by that clock.
+    let early = tokens.issue(PEER).token;
+    tokens.clock.jump(day);
+    assert_eq!(tokens.verify(&early), None);
+}
+
 #[tokio::test]
 async fn another_stores_token_is_none() {
     let (one, other) = (tokens().await, tokens().await);
