@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use drpcd::clock::{Clock, Timestamp};
+use drpcd::clock::Clock;
 use drpcd::mux::Status;
 use drpcd::proto::agent as proto;
 use drpcd::proto::agent::AgentClient;
+use drpcd::proto::agent::push_resources_monitoring_usage_request::Datapoint;
+use drpcd::proto::agent::push_resources_monitoring_usage_request::datapoint::MemoryUsage;
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::runtime::Runtime;
@@ -51,6 +53,8 @@ enum Write {
     Startup(String),
     AppHealth(&'static str),
     AppStatus(String),
+    /// The state of the monitor of memory.
+    Monitor(&'static str),
     Timing {
         started_at: i64,
     },
@@ -122,13 +126,14 @@ impl Load {
 
     /// Writes until the server is gone.
     async fn run(mut self) -> Vec<Entry> {
-        while match self.random.random_range(0..10) {
+        while match self.random.random_range(0..11) {
             0..4 => self.logs().await,
             4 => self.lifecycle().await,
             5 => self.startup().await,
             6 => self.app().await,
             7 => self.timing().await,
             8 => self.connection().await,
+            9 => self.monitor().await,
             _ => self.sub_agent().await,
         } {}
         self.journal
@@ -211,6 +216,24 @@ impl Load {
         };
         let result = self.client.batch_update_app_healths(&request).await;
         self.note(Write::AppHealth(name), &result)
+    }
+
+    async fn monitor(&mut self) -> bool {
+        // Far below the seed's threshold, or at least at it.
+        let (used, state) = if self.random.random() {
+            (1, "OK")
+        } else {
+            (10, "NOK")
+        };
+        let datapoint = Datapoint {
+            memory: Some(MemoryUsage { used, total: 10 }),
+            ..Default::default()
+        };
+        let request = proto::PushResourcesMonitoringUsageRequest {
+            datapoints: vec![datapoint],
+        };
+        let result = self.client.push_resources_monitoring_usage(&request).await;
+        self.note(Write::Monitor(state), &result)
     }
 
     async fn timing(&mut self) -> bool {
@@ -368,6 +391,7 @@ fn check_agent(data: &Data, name: &str, prefix: &str, journal: &[Entry]) {
             Write::Lifecycle(state) => column("lifecycle_state", state),
             Write::Startup(directory) => column("expanded_directory", directory),
             Write::AppHealth(health) => column("health", health),
+            Write::Monitor(state) => column("monitor", state),
             Write::AppStatus(message) => {
                 assert!(!known || statuses.contains(message), "{name}: status {message}");
             }
@@ -399,6 +423,9 @@ fn check_agent(data: &Data, name: &str, prefix: &str, journal: &[Entry]) {
             "health" => data.value(&format!(
                 "SELECT health FROM workspace_apps WHERE slug = 'code' AND agent_id = {agent}"
             )),
+            "monitor" => data.value(&format!(
+                "SELECT state FROM workspace_agent_memory_resource_monitors WHERE agent_id = {agent}"
+            )),
             column => of_agent(column),
         };
         // A value without an answer after the last known one leaves either.
@@ -416,6 +443,7 @@ fn unknown_only(journal: &[Entry], column: &str) -> bool {
             Write::Lifecycle(_) => column == "lifecycle_state",
             Write::Startup(_) => column == "expanded_directory",
             Write::AppHealth(_) => column == "health",
+            Write::Monitor(_) => column == "monitor",
             _ => false,
         };
         same && matches!(outcome, Outcome::Acknowledged)
@@ -423,7 +451,7 @@ fn unknown_only(journal: &[Entry], column: &str) -> bool {
 }
 
 /// What holds of every database, whatever was written.
-fn check_invariants(data: &Data) {
+pub(crate) fn check_invariants(data: &Data) {
     data.assert_intact();
     let within_a_second = data.later("later.created_at", Duration::from_secs(1));
     let backwards = format!(
@@ -508,81 +536,4 @@ fn conn_037_what_was_acknowledged_survives_a_kill_at_any_point() {
         }
     }
     assert!(acknowledged > 0, "no load at all");
-}
-
-/// How long the load of the batched kinds lasts: metadata are written every 5 s.
-const BATCHED_LOAD: Duration = Duration::from_secs(20);
-
-/// What a machine that has other things to do may add to an interval.
-const SLACK: Duration = Duration::from_secs(6);
-
-/// Reports metadata and statistics that count up until the server is gone; returns when each number was acknowledged.
-async fn count_up(agent: SeededAgent) -> Vec<Instant> {
-    let client = client::agent(&agent).await.unwrap();
-    let mut acknowledged = Vec::new();
-    for number in 0.. {
-        let stats = proto::Stats {
-            rx_bytes: number,
-            ..Default::default()
-        };
-        let stats = client
-            .update_stats(&proto::UpdateStatsRequest { stats: Some(stats) })
-            .await;
-        let value = proto::workspace_agent_metadata::Result {
-            value: number.to_string(),
-            ..Default::default()
-        };
-        let metadata = proto::Metadata {
-            key: "cpu".to_owned(),
-            result: Some(value),
-        };
-        let request = proto::BatchUpdateMetadataRequest {
-            metadata: vec![metadata],
-        };
-        let metadata = client.batch_update_metadata(&request).await;
-        if stats.is_err() || metadata.is_err() {
-            break;
-        }
-        acknowledged.push(Instant::now());
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    acknowledged
-}
-
-#[test]
-fn conn_037_a_kill_costs_the_batched_kinds_no_more_than_their_last_interval() {
-    let runtime = Runtime::new().unwrap();
-    let data = Data::new(EXAMPLE_SEED);
-    let server = data.serve(&["--agent-connection-update-frequency", "1s"]);
-    let load = runtime.spawn(count_up(server.agent().clone()));
-    std::thread::sleep(BATCHED_LOAD);
-    let (killed, killed_at) = (Instant::now(), Clock::system().now());
-    server.kill();
-    let acknowledged = runtime.block_on(load).unwrap();
-    let before = |interval: Duration| {
-        let count = acknowledged
-            .iter()
-            .filter(|at| killed.duration_since(**at) > interval + SLACK)
-            .count();
-        assert!(count > 10, "{count} numbers");
-        count as u64
-    };
-    let stats = data.query("SELECT rx_bytes FROM workspace_agent_stats ORDER BY rx_bytes");
-    let stats: Vec<u64> = stats.iter().map(|number| number.parse().unwrap()).collect();
-    assert!(
-        stats.iter().copied().eq(0..stats.len() as u64),
-        "a gap or a double: {stats:?}"
-    );
-    assert!(stats.len() as u64 >= before(Duration::from_secs(1)));
-    let value = data.value("SELECT value FROM workspace_agent_metadata WHERE key = 'cpu'");
-    assert!(
-        value.parse::<u64>().unwrap() + 1 >= before(Duration::from_secs(5)),
-        "{value}"
-    );
-    let seen = Timestamp::from_micros(data.number("SELECT last_connected_at FROM workspace_agents"));
-    assert!(
-        killed_at.saturating_since(seen) < Duration::from_secs(1) + SLACK,
-        "{seen}"
-    );
-    check_invariants(&data);
 }

@@ -1,18 +1,25 @@
 //! A Postgres database that is away for a while, and comes back, under two replicas of a server.
 
 use std::cell::{Cell, RefCell};
+use std::ffi::OsStr;
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tokio::runtime::Runtime;
+use url::Url;
 
 use crate::journal::{FLAGS, LONG, Outage, SHORT, an_agent_survives, nothing_is_lost};
 use crate::support::postgres::{self, Shutdown, apart};
-use crate::support::{Data, EXAMPLE_SEED, Server, eventually};
+use crate::support::proxy::{Lane, Proxy};
+use crate::support::server::Launch;
+use crate::support::{Data, EXAMPLE_SEED, Server, drpcd, eventually};
 
 /// Longer than a statement may take: those that nobody answers are given up, and asked again when they may be answered
 /// too.
 const BEYOND_A_STATEMENT: Duration = Duration::from_secs(14);
+
+/// How late an answer is of a database that is slow: within the limit of a statement, and of nothing else.
+const LATE: Duration = Duration::from_secs(5);
 
 /// Connections that the servers may have: the pool of each, that of its beats, and the two for messages.
 const MAX_CONNECTIONS: i64 = 2 * (10 + 1 + 2);
@@ -67,6 +74,7 @@ fn stopped(how: Shutdown, lasts: Duration) {
         reasons: &[NO_CONNECTION],
         told_verbs: &[UNREACHABLE],
         reads: false,
+        away: true,
     };
     survives(&kit.data, kit.server, lasts, &outage);
 }
@@ -99,8 +107,54 @@ fn an_agent_survives_a_database_that_falls_silent() {
         reasons: &[NO_CONNECTION],
         told_verbs: &[UNREACHABLE],
         reads: false,
+        away: true,
     };
     survives(&kit.data, kit.server, BEYOND_A_STATEMENT, &outage);
+}
+
+#[test]
+fn an_agent_survives_a_database_whose_answers_are_five_seconds_late() {
+    let Some(database) = postgres::Server::new() else {
+        return;
+    };
+    let data = Data::on(&database, EXAMPLE_SEED);
+    let proxy = Proxy::to(([127, 0, 0, 1], database.port()).into());
+    let mut url: Url = data.url().parse().unwrap();
+    url.set_port(Some(proxy.address().port())).unwrap();
+    let mut command = drpcd();
+    command
+        .args(["server", "--http-address", "127.0.0.1:0"])
+        .args(["--postgres-url", url.as_str()])
+        .args(FLAGS);
+    let launch = Launch::new(&command, data.path().join("log.0"));
+    let server = Server::alone(launch, &data.seed_file());
+    let late = Lane {
+        delay: LATE,
+        ..Lane::GOOD
+    };
+    // An answer may come to whoever was waiting, but no connection is opened, given out or taken back within the time that
+    // this may take: for whoever comes later the database is away.
+    let outage = Outage {
+        begin: &|| proxy.set(Lane::GOOD, late),
+        end: &|| proxy.set(Lane::GOOD, Lane::GOOD),
+        verb: &|verb| {
+            let mut command = drpcd();
+            for argument in verb.get_args() {
+                let direct = argument == OsStr::new(data.url());
+                command.arg(if direct {
+                    OsStr::new(url.as_str())
+                } else {
+                    argument
+                });
+            }
+            command
+        },
+        reasons: &[NO_CONNECTION],
+        told_verbs: &[UNREACHABLE],
+        reads: false,
+        away: true,
+    };
+    survives(&data, server, BEYOND_A_STATEMENT, &outage);
 }
 
 /// What is read gets through where there is a connection for it.
@@ -116,6 +170,7 @@ fn locked(flags: &[&str]) {
         reasons: &[NO_CONNECTION],
         told_verbs: &["statement timeout", "timed out"],
         reads: true,
+        away: false,
     };
     survives(&kit.data, kit.server, BEYOND_A_STATEMENT, &outage);
 }
@@ -185,6 +240,7 @@ fn an_agent_survives_a_database_whose_connections_all_are_others() {
         reasons: &[NO_CONNECTION],
         told_verbs: &[UNREACHABLE],
         reads: false,
+        away: true,
     };
     survives(&kit.data, kit.server, SHORT, &outage);
 }
@@ -212,6 +268,7 @@ fn an_agent_survives_a_database_that_takes_no_writes() {
         reasons: &["the database takes no writes", "in a read-only transaction"],
         told_verbs: &["in a read-only transaction"],
         reads: false,
+        away: false,
     };
     survives(&kit.data, kit.server, SHORT, &outage);
 }

@@ -24,6 +24,11 @@ const FAIL_FAST: Duration = Duration::from_secs(8);
 /// Said where the answer of the store itself, which comes at about the same time, was not there yet.
 const LATE: &str = "context deadline exceeded";
 
+/// What clients are told, and what comes before the reason.
+const CLIENT_REFUSED: &str =
+    "An internal error occurred. Please try again or contact the system administrator.";
+const CLIENT_DETAIL: &str = "Internal error fetching the client token: ";
+
 /// Fast enough that every kind of write is due several times within [`SHORT`], and not so fast that an agent on a busy machine
 /// looks silent.
 pub(crate) const FLAGS: [&str; 4] = [
@@ -45,6 +50,8 @@ pub(crate) struct Outage<'a> {
     pub told_verbs: &'a [&'a str],
     /// What only reads gets through, or does not: writes alone are sure to wait.
     pub reads: bool,
+    /// Nothing gets through at all, neither writes nor reads.
+    pub away: bool,
 }
 
 impl Outage<'_> {
@@ -121,7 +128,14 @@ fn fails_fast(data: &Data, server: &Server, client: &str, outage: &Outage<'_>) {
     let header = format!("Coder-Session-Token: {client}\r\n");
     let ask = || get(&server.url, "/api/v2/workspaceagents/connection", &header);
     let answer = at_once("a client", ask);
-    assert!([200, 500].contains(&answer.status), "{}", answer.body);
+    if outage.away || answer.status != 200 {
+        assert_eq!(answer.status, 500, "{}", answer.body);
+        let body: Value = serde_json::from_str(&answer.body).unwrap();
+        assert_eq!(body["message"], CLIENT_REFUSED, "{}", answer.body);
+        let detail = body["detail"].as_str().unwrap();
+        assert!(detail.starts_with(CLIENT_DETAIL), "{detail}");
+        assert!(outage.is_told(detail), "{detail}");
+    }
     for verb in [seed_verb(data), token_verb(data)] {
         let output = at_once("a verb", || (outage.verb)(verb).output().unwrap());
         let stderr = String::from_utf8_lossy(&output.stderr);

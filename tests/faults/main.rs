@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::disallowed_methods, reason = "real peers keep real time")]
 
+mod batched;
 mod crash;
 mod damage;
 mod database;

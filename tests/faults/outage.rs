@@ -32,6 +32,7 @@ fn locked(lasts: Duration) {
         reasons: &["database is locked"],
         told_verbs: &["drpcd.db"],
         reads: false,
+        away: false,
     };
     if let Some(report) = an_agent_survives(&data, &server, lasts, &outage) {
         nothing_is_lost(&data, server, &report);
@@ -70,6 +71,7 @@ fn an_agent_survives_a_full_disk() {
         reasons: &["disk I/O error"],
         told_verbs: &["drpcd.db"],
         reads: false,
+        away: false,
     };
     if let Some(report) = an_agent_survives(&data, &server, SHORT, &outage) {
         nothing_is_lost(&data, server, &report);
@@ -170,6 +172,7 @@ fn an_agent_survives_the_loss_of_permissions() {
         reasons: &["attempt to write a readonly database"],
         told_verbs: &["drpcd.db"],
         reads: false,
+        away: false,
     };
     if let Some(report) = an_agent_survives(&data, &server, SHORT, &outage) {
         nothing_is_lost(&data, server, &report);
