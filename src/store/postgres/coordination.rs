@@ -293,7 +293,7 @@ impl SqlStore {
     }
 }
 
-/// Ids in order, in which their rows are then locked.
+/// Ids in order, in which an index finds their rows. They are of this replica: but for a clean-up nobody else locks them.
 fn all(peers: &[PeerId]) -> crate::store::sql::value::Value<'static> {
     let mut peers: Vec<Uuid> = peers.iter().map(|id| id.0).collect();
     peers.sort_unstable();
