@@ -9,7 +9,7 @@ use drpcd::clock::Clock;
 use serde_json::{Value, json};
 
 use crate::support::http::{Answer, dial, get, send};
-use crate::support::{Data, EXAMPLE_SEED, RECOVERY, Server, drpcd, eventually, go};
+use crate::support::{Data, EXAMPLE_SEED, Server, drpcd, eventually, go};
 
 /// How long an outage lasts in a plain run: longer than the timeouts of calls that fail fast, so that all that may wait
 /// waits.
@@ -20,6 +20,10 @@ pub(crate) const LONG: Duration = Duration::from_mins(10);
 
 /// What must fail within two seconds does so in this, on a machine that has other things to do.
 const FAIL_FAST: Duration = Duration::from_secs(8);
+
+/// What waited goes on within five seconds of the store's return, and within this on such a machine. Calls that wait look again
+/// every three seconds only, so it is more than whoever just connects again has (`tests/pubsub/outages.rs`).
+const RECOVERY: Duration = Duration::from_secs(12);
 
 /// Said where the answer of the store itself, which comes at about the same time, was not there yet.
 const LATE: &str = "context deadline exceeded";

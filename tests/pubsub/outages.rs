@@ -7,9 +7,12 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::net::TcpListener;
 
 use crate::kit::{Process, follow, next, pool, quiet, until};
-use crate::support::RECOVERY;
 use crate::support::postgres::{Database, Server, Shutdown};
 use crate::support::proxy::{Lane, Proxy};
+
+/// Whoever lost the database goes on within five seconds of its return, and within this on a machine that has other things
+/// to do. The end, which waits for nobody, is done in it too.
+const RECOVERY: Duration = Duration::from_secs(8);
 
 /// A process that reaches its database through a proxy.
 async fn behind(proxy: &Proxy, database: &Database) -> Process {

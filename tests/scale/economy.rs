@@ -7,8 +7,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::time::Duration;
 
-use uuid::Uuid;
-
+use crate::crowd;
 use crate::support::{Data, SeededAgent, go, postgres};
 
 /// What counts as a statement: neither transaction control nor settings, and not the counting itself.
@@ -34,22 +33,6 @@ const FOR_SOMETHING_ELSE: [&str; 4] = [
     // DeleteSubAgent: the workspace and its owner of now.
     "SELECT w.id AS workspace_id",
 ];
-
-/// Agents, each alone in a workspace, and the file with their tokens that the Go programs read.
-fn crowd(agents: usize, more: &str) -> (String, String) {
-    let (mut seed, mut tokens) = (String::new(), String::new());
-    for number in 0..agents {
-        let token = Uuid::new_v4();
-        writeln!(tokens, "{token}").unwrap();
-        write!(
-            seed,
-            "---\nowner: {{ username: ada, email: ada@example.com }}\nworkspace: {{ name: w{number} }}\n\
-             agents:\n  - name: main\n    token: {token}\n{more}"
-        )
-        .unwrap();
-    }
-    (seed.trim_start_matches("---\n").to_owned(), tokens)
-}
 
 /// Statements since the counting began, by text, most frequent first.
 fn statements(data: &Data) -> Vec<(u64, String)> {

@@ -2,15 +2,14 @@
 //! agent was answered for is missing.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use drpcd::clock::Clock;
 use serde_json::Value;
-use uuid::Uuid;
 
+use crate::crowd;
 use crate::support::postgres::{self, Shutdown};
 use crate::support::{Data, Go, SeededAgent, Server, go};
 
@@ -52,20 +51,9 @@ impl Kit {
     /// `None` without Postgres.
     fn new(replicas: usize, agents: usize, flags: &[&str]) -> Option<Self> {
         let database = postgres::Server::new()?;
-        let (mut seed, mut tokens) = (String::new(), String::new());
-        for number in 0..agents {
-            let token = Uuid::new_v4();
-            writeln!(tokens, "{token}").unwrap();
-            write!(
-                seed,
-                "{}owner: {{ username: ada, email: ada@example.com }}\nworkspace: {{ name: w{number} }}\n\
-                 agents:\n  - name: main\n    token: {token}\n    \
-                 scripts: [{{ display_name: Start, script: 'true', run_on_start: true }}]\n    \
-                 metadata: [{{ key: cpu, display_name: CPU, script: uptime, interval_seconds: 5 }}]\n",
-                if number == 0 { "" } else { "---\n" },
-            )
-            .unwrap();
-        }
+        let more = "    scripts: [{ display_name: Start, script: 'true', run_on_start: true }]\n    \
+             metadata: [{ key: cpu, display_name: CPU, script: uptime, interval_seconds: 5 }]\n";
+        let (seed, tokens) = crowd(agents, more);
         let data = Data::on(&database, &seed);
         fs::write(data.path().join("tokens"), tokens).unwrap();
         let interval = format!("{STATS_INTERVAL}s");

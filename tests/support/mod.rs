@@ -35,9 +35,6 @@ pub use server::Server;
 /// How long a process may take for what it should do at once.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What waited for a store goes on within five seconds of its return, and within this on a machine that has other things to do.
-pub const RECOVERY: Duration = Duration::from_secs(12);
-
 pub const EXAMPLE_SEED: &str = include_str!("../../examples/seed.yaml");
 
 /// What `seed` prints of one agent.

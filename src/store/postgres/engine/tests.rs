@@ -40,12 +40,11 @@ async fn eventually(mut holds: impl FnMut() -> bool) {
 }
 
 async fn count(database: &Database, sql: &'static str) -> Result<i64, StoreError> {
-    let row = database
-        .session()
-        .await?
-        .optional(sql, Vec::new())
-        .await?
-        .unwrap();
+    count_by(&mut database.session().await?, sql).await
+}
+
+async fn count_by(session: &mut Session<'_>, sql: &'static str) -> Result<i64, StoreError> {
+    let row = session.optional(sql, Vec::new()).await?.unwrap();
     Ok(row.try_get(0).unwrap())
 }
 
@@ -213,12 +212,7 @@ async fn a_connection_that_is_given_back_is_closed_where_enough_are_idle_and_nob
     let there = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'drpcd'";
     let only_those = async {
         // Those that were closed may not have ended there yet.
-        loop {
-            let row = third.optional(there, Vec::new()).await.unwrap().unwrap();
-            let count: i64 = row.try_get(0).unwrap();
-            if count == 3 {
-                return;
-            }
+        while count_by(&mut third, there).await != Ok(3) {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
