@@ -195,6 +195,13 @@ pub(crate) mod testing {
     /// Longer than anything takes; only a failing test waits that long.
     const PATIENCE: Duration = Duration::from_secs(60);
 
+    /// Lets every task run until it waits for time or for what this one does next.
+    pub(crate) async fn settle() {
+        for _ in 0..1_000 {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Runs a test whose time stands still unless it is moved, whatever real work takes.
     pub(crate) async fn driven<T>(test: impl Future<Output = T>) -> T {
         tokio::time::pause();

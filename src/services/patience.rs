@@ -187,6 +187,20 @@ mod tests {
         StoreError::Unavailable("disk full".to_owned())
     }
 
+    /// A call with so many bytes, to a store that is away.
+    fn call(
+        patience: &Patience,
+        holder: impl Into<Holder>,
+        bytes: usize,
+    ) -> impl Future<Output = Result<(), StoreError>> + Unpin {
+        Box::pin(patience.call(holder, bytes, async || Err(away())))
+    }
+
+    /// Whether it waits for the store, or has its answer at once.
+    async fn waits(call: &mut (impl Future + Unpin)) -> bool {
+        futures_util::poll!(call).is_pending()
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_call_succeeds_once_the_store_is_back() {
         let patience = patience(DEFAULT_STORE_WAIT);
@@ -277,53 +291,30 @@ mod tests {
     async fn waiting_calls_hold_a_bounded_amount_of_memory() {
         let patience = patience(DEFAULT_STORE_WAIT);
         let start = patience.clock.monotonic();
-        let mut big = Box::pin(patience.call(
-            Holder::ALL,
-            MAX_WAITING_BYTES - 2 * CALL_OVERHEAD,
-            async || Err::<(), _>(away()),
-        ));
-        let poll = futures_util::poll!(&mut big);
-        assert!(poll.is_pending());
+        let mut big = call(&patience, Holder::ALL, MAX_WAITING_BYTES - 2 * CALL_OVERHEAD);
+        assert!(waits(&mut big).await);
         // Room for one small call is left, and for no second one.
-        let mut small = Box::pin(patience.call(Holder::ALL, 0, async || Err::<(), _>(away())));
-        assert!(futures_util::poll!(&mut small).is_pending());
-        assert_eq!(
-            patience.call(Holder::ALL, 0, async || Err::<(), _>(away())).await,
-            Err(away())
-        );
+        let mut small = call(&patience, Holder::ALL, 0);
+        assert!(waits(&mut small).await);
+        assert_eq!(call(&patience, Holder::ALL, 0).await, Err(away()));
         assert_eq!(start.elapsed(), Duration::ZERO);
         // A cancelled call makes room.
         drop(big);
-        assert!(
-            futures_util::poll!(Box::pin(
-                patience.call(Holder::ALL, 0, async || Err::<(), _>(away()))
-            ))
-            .is_pending()
-        );
+        assert!(waits(&mut call(&patience, Holder::ALL, 0)).await);
     }
 
     #[tokio::test(start_paused = true)]
     async fn all_waiting_calls_together_hold_up_to_the_limit() {
         let patience = patience(DEFAULT_STORE_WAIT);
-        let waits = |holder: Holder, bytes: usize| {
-            Box::pin(patience.call(holder, bytes, async || Err::<(), _>(away())))
-        };
         for (bytes, waited) in [
             (MAX_WAITING_BYTES - CALL_OVERHEAD - 1, true),
             (MAX_WAITING_BYTES - CALL_OVERHEAD, true),
             (MAX_WAITING_BYTES - CALL_OVERHEAD + 1, false),
         ] {
-            let mut call = waits(Holder::ALL, bytes);
-            assert_eq!(
-                futures_util::poll!(&mut call).is_pending(),
-                waited,
-                "{bytes} bytes"
-            );
-            assert_eq!(
-                futures_util::poll!(waits(Holder::ALL, 0)).is_pending(),
-                !waited,
-                "{bytes} bytes"
-            );
+            let mut first = call(&patience, Holder::ALL, bytes);
+            assert_eq!(waits(&mut first).await, waited, "{bytes} bytes");
+            let mut second = call(&patience, Holder::ALL, 0);
+            assert_eq!(waits(&mut second).await, !waited, "{bytes} bytes");
         }
     }
 
@@ -331,34 +322,22 @@ mod tests {
     async fn no_workspace_takes_the_room_of_others() {
         let patience = patience(DEFAULT_STORE_WAIT);
         let (one, other) = (WorkspaceId::random(), WorkspaceId::random());
-        let waits = |holder: WorkspaceId, bytes: usize| {
-            Box::pin(patience.call(holder, bytes, async || Err::<(), _>(away())))
-        };
         for (bytes, waited) in [
             (MAX_WAITING_BYTES_EACH - CALL_OVERHEAD - 1, true),
             (MAX_WAITING_BYTES_EACH - CALL_OVERHEAD, true),
             (MAX_WAITING_BYTES_EACH - CALL_OVERHEAD + 1, false),
         ] {
-            let mut call = waits(one, bytes);
-            assert_eq!(
-                futures_util::poll!(&mut call).is_pending(),
-                waited,
-                "{bytes} bytes"
-            );
-            assert_eq!(
-                futures_util::poll!(waits(one, 0)).is_pending(),
-                !waited,
-                "{bytes} bytes"
-            );
-            assert!(
-                futures_util::poll!(waits(other, 0)).is_pending(),
-                "another workspace's"
-            );
-            drop(call);
+            let mut first = call(&patience, one, bytes);
+            assert_eq!(waits(&mut first).await, waited, "{bytes} bytes");
+            let mut second = call(&patience, one, 0);
+            assert_eq!(waits(&mut second).await, !waited, "{bytes} bytes");
+            let mut others = call(&patience, other, 0);
+            assert!(waits(&mut others).await, "another workspace's");
+            drop((first, second, others));
             assert_eq!(patience.memory_each.holders(), 0);
         }
-        let too_large = waits(one, MAX_WAITING_BYTES_EACH);
-        assert!(futures_util::poll!(too_large).is_ready(), "even alone");
+        let mut too_large = call(&patience, one, MAX_WAITING_BYTES_EACH);
+        assert!(!waits(&mut too_large).await, "even alone");
         assert_eq!(patience.memory_each.holders(), 0);
     }
 }

@@ -16,6 +16,10 @@ use crate::support::{Data, Go, SeededAgent, Server, go};
 /// Within this all agents of a replica that died have to be back at another.
 const BACK: Duration = Duration::from_secs(30);
 
+/// Lines are stored again within five seconds of the database's return, and within this on a machine that has other things to
+/// do.
+const RECOVERY: Duration = Duration::from_secs(8);
+
 /// How often agents tell their statistics, and how long those wait for company at the server, in seconds.
 const STATS_INTERVAL: i64 = 5;
 const STATS_FLUSH: i64 = 1;
@@ -231,8 +235,7 @@ fn one_of_three_dies(agents: usize, seconds: u64) {
         "lines were stored again {:?} after the database's return",
         returned.elapsed()
     );
-    // Five seconds, on a machine that has other things to do.
-    assert!(returned.elapsed() < Duration::from_secs(8));
+    assert!(returned.elapsed() < RECOVERY);
 
     client.await_all(&told("NODE"));
     client.terminate();

@@ -1,4 +1,5 @@
 use super::*;
+use crate::clock::testing::settle;
 
 #[derive(Clone, Debug, Default)]
 struct Seen(Arc<Mutex<Vec<Vec<u128>>>>);
@@ -54,12 +55,6 @@ fn start(max_batch: usize) -> Running {
         seen,
         shutdown,
         task: tokio::spawn(async move { running.run(until).await }),
-    }
-}
-
-async fn settle() {
-    for _ in 0..10 {
-        tokio::task::yield_now().await;
     }
 }
 

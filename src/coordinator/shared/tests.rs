@@ -13,7 +13,7 @@ use crate::coordinator::suite::{Harness, coordinator_suite};
 use crate::proto::tailnet::coordinate_response::peer_update::Kind;
 use crate::pubsub::{Remote, Subscription};
 use crate::store::postgres::notify::Notifications;
-use crate::store::testing::{Engine, Place, coder, postgres};
+use crate::store::testing::{Engine, Place, Raw, coder, postgres};
 use crate::store::{PeerWrite, Tunnel};
 
 mod cases;

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::future::pending;
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -12,11 +11,12 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::advance;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::super::limits::{HEAD_TIMEOUT, UPGRADE_TIMEOUT};
 use super::super::*;
 use super::fixture::{ALICE, Fixture, Host, PATIENCE, handshake, with_token};
-use crate::clock::testing::driven;
+use crate::clock::testing::{driven, settle};
 use crate::services::patience::SHORT_STORE_WAIT;
 
 /// How long an answer must not come for it to wait. A slow machine makes the check weaker, never wrong.
@@ -181,23 +181,37 @@ async fn a_head_has_so_much_time() {
     .await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_upgrade_has_so_much_time() {
-    // A connection whose answer is never written.
-    let (mut agent, server) = tokio::io::duplex(4_096);
+/// A request to upgrade whose answer is written once it is let go, and what must be kept meanwhile.
+async fn held_upgrade() -> (hyper::http::request::Parts, Arc<Notify>, impl Sized) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut agent = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (server, _) = listener.accept().await.unwrap();
     let (asked, mut request) = mpsc::channel(1);
+    let let_go = Arc::new(Notify::new());
+    let waiting = Arc::clone(&let_go);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let _ = asked.try_send(request);
-        pending::<Result<hyper::Response<String>, Infallible>>()
+        let waiting = Arc::clone(&waiting);
+        async move {
+            waiting.notified().await;
+            let mut answer = hyper::Response::new(String::new());
+            *answer.status_mut() = hyper::StatusCode::SWITCHING_PROTOCOLS;
+            Ok::<_, Infallible>(answer)
+        }
     });
     let connection = http1::Builder::new().serve_connection(TokioIo::new(server), service);
-    let connection = tokio::spawn(connection.with_upgrades());
+    let connection = AbortOnDropHandle::new(tokio::spawn(connection.with_upgrades()));
     agent
         .write_all(handshake("", &with_token(ALICE)).as_bytes())
         .await
         .unwrap();
     let (request, _) = request.recv().await.unwrap().into_parts();
+    (request, let_go, (agent, connection))
+}
 
+#[tokio::test(start_paused = true)]
+async fn an_upgrade_has_so_much_time() {
+    let (request, _never, _connection) = held_upgrade().await;
     let app = Arc::new(App::<Host>::new(Clock::system(), 8, 0));
     let began = app.clock.monotonic();
     let answer = rpc::establish(&app, app.handshakes.token(), request, |_, _| unreachable!());
@@ -211,14 +225,6 @@ async fn an_upgrade_has_so_much_time() {
         (UPGRADE_TIMEOUT..UPGRADE_TIMEOUT + QUIET).contains(&took),
         "{took:?}"
     );
-    connection.abort();
-}
-
-/// Lets everything else run.
-async fn settle() {
-    for _ in 0..1_000 {
-        tokio::task::yield_now().await;
-    }
 }
 
 #[tokio::test]
@@ -226,31 +232,7 @@ async fn an_upgrade_is_waited_for_up_to_the_limit() {
     driven(async {
         for (time, begins) in [(UPGRADE_TIMEOUT - TICK, true), (UPGRADE_TIMEOUT + TICK, false)] {
             let fixture = Fixture::new().await;
-            // A connection whose answer is written once it is let go.
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let mut agent = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-            let (server, _) = listener.accept().await.unwrap();
-            let (asked, mut request) = mpsc::channel(1);
-            let let_go = Arc::new(Notify::new());
-            let waiting = Arc::clone(&let_go);
-            let service = service_fn(move |request: hyper::Request<Incoming>| {
-                let _ = asked.try_send(request);
-                let waiting = Arc::clone(&waiting);
-                async move {
-                    waiting.notified().await;
-                    let mut answer = hyper::Response::new(String::new());
-                    *answer.status_mut() = hyper::StatusCode::SWITCHING_PROTOCOLS;
-                    Ok::<_, Infallible>(answer)
-                }
-            });
-            let connection = http1::Builder::new().serve_connection(TokioIo::new(server), service);
-            let connection = tokio::spawn(connection.with_upgrades());
-            agent
-                .write_all(handshake("", &with_token(ALICE)).as_bytes())
-                .await
-                .unwrap();
-            let (request, _) = request.recv().await.unwrap().into_parts();
-
+            let (request, let_go, _connection) = held_upgrade().await;
             let app = &fixture.app;
             let (begun, mut session) = mpsc::channel(1);
             let answer = rpc::establish(app, app.handshakes.token(), request, move |_, _| {
@@ -265,7 +247,6 @@ async fn an_upgrade_is_waited_for_up_to_the_limit() {
             app.handshakes.close();
             app.handshakes.wait().await;
             assert_eq!(session.try_recv().is_ok(), begins, "{time:?}");
-            connection.abort();
         }
     })
     .await;

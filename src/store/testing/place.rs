@@ -70,7 +70,7 @@ impl Place {
                 let options = SqliteConnectOptions::new().filename(directory.path().join("drpcd.db"));
                 Raw::Sqlite(options.disable_statement_logging().connect().await.unwrap())
             }
-            Self::Postgres(database) => Raw::Postgres(PgConnection::connect(database.url()).await.unwrap()),
+            Self::Postgres(database) => Raw::of(database).await,
         }
     }
 }
@@ -117,6 +117,10 @@ pub(crate) enum Raw {
 }
 
 impl Raw {
+    pub(crate) async fn of(database: &Database) -> Self {
+        Self::Postgres(PgConnection::connect(database.url()).await.unwrap())
+    }
+
     /// The rows of a statement, each cell as text: a UUID is its hexadecimal digits, a time and a span their microseconds, a
     /// truth 0 or 1, a list JSON; NULL is nothing.
     pub(crate) async fn query(&mut self, sql: &str) -> Vec<Vec<Option<String>>> {
@@ -151,6 +155,19 @@ impl Raw {
                 done.map(drop).unwrap();
             }
         }
+    }
+
+    /// Makes rows of coordination older by more than a day.
+    pub(crate) async fn age(&mut self, table: &str, condition: &str) {
+        let column = if table == "tailnet_coordinators" {
+            "heartbeat_at"
+        } else {
+            "updated_at"
+        };
+        self.query(&format!(
+            "UPDATE {table} SET {column} = {column} - interval '24 hours 1 minute' WHERE {condition}"
+        ))
+        .await;
     }
 }
 

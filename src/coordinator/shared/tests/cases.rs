@@ -535,9 +535,8 @@ async fn tn_078_what_is_old_goes_when_a_replica_starts() {
         let fresh = [(replica(1), true, 10)];
         assert_eq!(stored(&replicas, 1).await, [(replica(0), true, 10)]);
         assert_eq!(stored(&replicas, 2).await, fresh);
-        let age = "UPDATE tailnet_peers SET updated_at = updated_at - interval '24 hours 1 minute'";
-        let real = replicas.real.as_ref().unwrap();
-        real.database.execute(&format!("{age} WHERE id = '{}'", id(1)));
+        let mut raw = Raw::of(&replicas.real.as_ref().unwrap().database).await;
+        raw.age("tailnet_peers", &format!("id = '{}'", id(1))).await;
         replicas.add().await;
         eventually(async || stored(&replicas, 1).await.is_empty()).await;
         assert_eq!(stored(&replicas, 2).await, fresh);

@@ -16,7 +16,7 @@ use crate::batch::metadata::MetadataBatcher;
 use crate::batch::stats::StatsBatcher;
 use crate::client_token::ClientToken;
 use crate::clock::Clock;
-pub(super) use crate::clock::testing::driven;
+pub(super) use crate::clock::testing::{driven, settle};
 use crate::coordinator::PeerId;
 use crate::http::agents::Bounds;
 use crate::http::{

@@ -164,9 +164,7 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
         let reading = tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut answer);
         let moving = async {
             loop {
-                for _ in 0..1_000 {
-                    tokio::task::yield_now().await;
-                }
+                kit::settle().await;
                 tokio::time::advance(std::time::Duration::from_millis(500)).await;
             }
         };
@@ -201,9 +199,7 @@ async fn a_body_has_so_much_time() {
             kit::until(|| kit.app.bounds().body_memory.left() < room).await;
             tokio::time::advance(time).await;
             // The server notices what time it is before it can see the rest.
-            for _ in 0..1_000 {
-                tokio::task::yield_now().await;
-            }
+            kit::settle().await;
             // A body that is refused is not read, and the end of its connection may take the answer along.
             if status == IN_TIME {
                 stream.write_all(&BODY[1..]).await.unwrap();

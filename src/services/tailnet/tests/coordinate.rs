@@ -7,9 +7,8 @@ use async_trait::async_trait;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-use super::{
-    AGENT, CODER_ADDRESS, FOREIGN_ADDRESS, TAILSCALE_ADDRESS, add_tunnel, announce, coordinator, settle,
-};
+use super::{AGENT, CODER_ADDRESS, FOREIGN_ADDRESS, TAILSCALE_ADDRESS, add_tunnel, announce, coordinator};
+use crate::clock::testing::settle;
 use crate::coordinator::{
     Connection, CoordinateError, Coordinator, CoordinatorStatus, MemoryCoordinator, PeerId, Response, Role,
     Snapshot, Update,

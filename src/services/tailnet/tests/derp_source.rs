@@ -9,8 +9,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use url::Url;
 
+use super::coordinator;
 use super::derp::{MAP, map};
-use super::{coordinator, settle};
+use crate::clock::testing::settle;
 use crate::clock::{Clock, Timestamp};
 use crate::mux::testing::{Caller, call};
 use crate::proto::tailnet::{DerpMap, StreamDerpMapsRequest, Tailnet};

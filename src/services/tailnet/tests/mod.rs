@@ -46,10 +46,3 @@ fn add_tunnel(to: &[u8]) -> CoordinateRequest {
 fn coordinator() -> MemoryCoordinator {
     MemoryCoordinator::new(Clock::driven(Timestamp::UNIX_EPOCH))
 }
-
-/// Lets every task run until it waits.
-async fn settle() {
-    for _ in 0..20 {
-        tokio::task::yield_now().await;
-    }
-}

@@ -6,7 +6,7 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::*;
-use crate::clock::testing::driven;
+use crate::clock::testing::{driven, settle};
 use crate::coordinator::{MemoryCoordinator, PeerId};
 use crate::ids::{AgentId, WorkspaceId};
 use crate::mux::Status;
@@ -526,9 +526,7 @@ async fn a_store_that_fails_or_hangs_fails_who_begins_and_is_asked_again_by_the_
         let reads = u32::try_from(MAX_READS).unwrap();
         let busy = kit.updates.0.reads.acquire_many(reads).await.unwrap();
         let late = kit.stream();
-        for _ in 0..20 {
-            tokio::task::yield_now().await;
-        }
+        settle().await;
         assert!(!late.task.is_finished());
         tokio::time::advance(SHORT_STORE_WAIT + Duration::from_millis(1)).await;
         assert_eq!(

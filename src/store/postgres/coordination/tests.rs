@@ -4,7 +4,7 @@ use sqlx::{Connection as _, Executor as _, PgConnection, SqlSafeStr as _};
 
 use super::*;
 use crate::store::coordination_contract;
-use crate::store::testing::{Engine, Place, Raw, coder};
+use crate::store::testing::{Engine, Place, coder};
 
 /// A store on Postgres, and the place in which it lives; nothing without Postgres.
 async fn store() -> Option<(Arc<SqlStore>, Place)> {
@@ -117,19 +117,6 @@ async fn put(store: &SqlStore, replica: ReplicaId, number: u128, lost: bool) -> 
     store.put_peers(replica, &[write]).await.unwrap()[0].1
 }
 
-/// Makes rows older by more than a day.
-async fn age(raw: &mut Raw, table: &str, condition: &str) {
-    let column = if table == "tailnet_coordinators" {
-        "heartbeat_at"
-    } else {
-        "updated_at"
-    };
-    raw.query(&format!(
-        "UPDATE {table} SET {column} = {column} - interval '24 hours 1 minute' WHERE {condition}"
-    ))
-    .await;
-}
-
 #[tokio::test]
 async fn tn_078_old_rows_of_peers_that_are_lost_and_of_tunnels_without_a_peer_are_removed() {
     let Some((store, place)) = store().await else {
@@ -151,9 +138,10 @@ async fn tn_078_old_rows_of_peers_that_are_lost_and_of_tunnels_without_a_peer_ar
     ))
     .await;
     for number in [3, 4] {
-        age(&mut raw, "tailnet_peers", &lost(number)).await;
+        raw.age("tailnet_peers", &lost(number)).await;
     }
-    age(&mut raw, "tailnet_tunnels", &format!("src_id <> '{}'", id(1))).await;
+    raw.age("tailnet_tunnels", &format!("src_id <> '{}'", id(1)))
+        .await;
 
     let mut removed = 0;
     loop {
@@ -190,7 +178,7 @@ async fn a_replica_that_is_dead_for_a_day_is_removed_with_all_its_rows_and_no_ot
         }
         store.put_tunnels(replica, &[to(1, 2), to(100, 2)]).await.unwrap();
     }
-    age(&mut raw, "tailnet_coordinators", &format!("id = '{ONE}'")).await;
+    raw.age("tailnet_coordinators", &format!("id = '{ONE}'")).await;
     let mut statements = 0;
     while store.clean_up(10).await.unwrap() > 0 {
         statements += 1;
@@ -217,7 +205,7 @@ async fn only_one_cleans_up_at_a_time() {
     let mut raw = place.connect().await;
     store.beat(ONE).await.unwrap();
     put(&store, ONE, 1, true).await;
-    age(&mut raw, "tailnet_peers", "true").await;
+    raw.age("tailnet_peers", "true").await;
     raw.query(&format!("SELECT pg_advisory_lock({CLEANUP_LOCK}) IS NULL"))
         .await;
     assert_eq!(store.clean_up(10).await, Ok(0));
@@ -254,7 +242,7 @@ async fn who_is_lost_is_lost_from_then_on() {
     store.beat(ONE).await.unwrap();
     put(&store, ONE, 1, false).await;
     put(&store, ONE, 2, false).await;
-    age(&mut raw, "tailnet_peers", "true").await;
+    raw.age("tailnet_peers", "true").await;
     store.lose_peers(ONE, &[id(1)]).await.unwrap();
     store.lose_all_peers(ONE).await.unwrap();
     assert_eq!(

@@ -7,6 +7,8 @@
     reason = "the server is another process, with the system's clock"
 )]
 
+mod memory;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::io::{Read as _, Write as _};
@@ -127,6 +129,15 @@ fn honest(agent: SeededAgent, answered: Arc<AtomicUsize>, stop: Arc<AtomicBool>)
             std::thread::sleep(Duration::from_millis(2));
         }
     })
+}
+
+/// The status of one more handshake.
+fn dialed(server: &Server, agent: &SeededAgent) -> String {
+    let mut stream = connect(&server.url);
+    stream
+        .write_all(handshake(&agent.token, "", "").as_bytes())
+        .unwrap();
+    status(&mut stream)
 }
 
 /// Bytes of memory of a server, in all its processes.
@@ -545,68 +556,14 @@ fn what_is_too_large_is_refused() {
 fn one_agent_cannot_take_the_places_of_others() {
     let scene = Scene::alone(&["--max-agent-connections", "100"]);
     let mut held: Vec<_> = (0..64).map(|_| scene.dial()).collect();
-    let mut refused = connect(&scene.server.url);
-    refused
-        .write_all(handshake(&scene.bad().token, "", "").as_bytes())
-        .unwrap();
-    assert_eq!(status(&mut refused), "503");
+    assert_eq!(dialed(&scene.server, scene.bad()), "503");
     Raw::dial(&scene.server.agents[0]);
     for session in &mut held {
         session.ping(1);
     }
     // Those that leave make room.
     drop(held);
-    let came_back = eventually(|| {
-        let mut stream = connect(&scene.server.url);
-        stream
-            .write_all(handshake(&scene.bad().token, "", "").as_bytes())
-            .unwrap();
-        status(&mut stream) == "101"
-    });
+    let came_back = eventually(|| dialed(&scene.server, scene.bad()) == "101");
     assert_eq!(came_back, Ok(()), "within {PATIENCE:?}");
-    scene.unharmed();
-}
-
-#[test]
-fn beyond_the_memory_budget_nobody_new_is_let_in_and_those_inside_stay() {
-    /// MiB between what a server holds with one session and the budget: room for a start that takes a little more.
-    const ROOM: u64 = 24;
-    /// Each holds less than a session may hold while all together hold too much, and all of them twice the room.
-    const PEERS: usize = 16;
-    const PARTS: usize = 112;
-    const PART: usize = 32 << 10;
-    let first = Scene::alone(&[]);
-    let budget = (resident(&first.server) >> 20) + ROOM;
-    first.unharmed();
-    let scene = Scene::alone(&["--memory-budget", &budget.to_string()]);
-    let new = || {
-        let mut stream = connect(&scene.server.url);
-        stream
-            .write_all(handshake(&scene.bad().token, "", "").as_bytes())
-            .unwrap();
-        status(&mut stream)
-    };
-    assert_eq!(new(), "101");
-    let mut inside: Vec<_> = (0..PEERS).map(|_| scene.dial()).collect();
-    // Messages that never become whole.
-    let part = drpc(2, false, 1, 2, &vec![0; PART]);
-    for peer in &mut inside {
-        peer.send(&frame(DATA, SYN, 1, 0, &drpc(1, true, 1, 1, BANNERS.as_bytes())));
-        for _ in 0..PARTS {
-            // Not faster than credit comes.
-            peer.ping(1);
-            peer.send(&frame(DATA, 0, 1, 0, &part));
-        }
-    }
-    assert_eq!(eventually(|| new() == "503"), Ok(()), "of {budget} MiB");
-    // And not for how many sessions the agent has.
-    let told = eventually(|| scene.data.log().contains("memory budget used up"));
-    assert_eq!(told, Ok(()), "of {budget} MiB");
-    scene.honest_calls(20);
-    for peer in &mut inside {
-        peer.ping(2);
-    }
-    assert_eq!(new(), "503");
-    assert_eq!(support::http::get(&scene.server.url, "/readyz", "").status, 200);
     scene.unharmed();
 }
