@@ -2,12 +2,11 @@
 
 mod connections;
 mod fixture;
+mod health;
 
-use std::sync::Mutex;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::mpsc;
 
 use super::*;
 use crate::telemetry::testing::Log;
@@ -464,42 +463,6 @@ async fn a_refused_handshake_gives_its_room_back() {
         assert_eq!(fixture.dial("", "Connection: close\r\n").await.status, 401);
     }
     assert_eq!(fixture.dial("", &with_token(ALICE)).await.status, 101);
-}
-
-#[tokio::test]
-async fn conn_077_health_follows_the_life_of_the_server() {
-    let fixture = Fixture::starting(0).await;
-    assert_eq!(fixture.get("/readyz").await.status, 503);
-    assert_eq!(fixture.get("/healthz").await.status, 200);
-    let body = r#"{"message":"The server is starting or stopping."}"#;
-    fixture
-        .dial("", &(with_token(ALICE) + "Connection: close\r\n"))
-        .await
-        .assert_json(503, body);
-
-    let ((begun, _begun), (refused, _refused)) = (mpsc::channel(1), mpsc::channel(1));
-    fixture.app.open(Host {
-        store: Mutex::new(Ok(())),
-        begun,
-        refused,
-        asked: Mutex::default(),
-    });
-    assert_eq!(fixture.get("/readyz").await.status, 200);
-    let healthz = fixture.get("/healthz").await;
-    assert_eq!((healthz.status, healthz.body.as_str()), (200, "OK"));
-
-    fixture.store_answers(Err(StoreError::Unavailable("gone".to_owned())));
-    assert_eq!(fixture.get("/readyz").await.status, 503);
-    assert_eq!(fixture.get("/healthz").await.status, 200);
-    fixture.store_answers(Ok(()));
-
-    fixture.app.close().await;
-    assert_eq!(fixture.get("/readyz").await.status, 503);
-    assert_eq!(fixture.get("/healthz").await.status, 200);
-    fixture
-        .dial("", &(with_token(ALICE) + "Connection: close\r\n"))
-        .await
-        .assert_json(503, body);
 }
 
 #[tokio::test]

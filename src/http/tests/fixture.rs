@@ -73,7 +73,7 @@ impl SessionHost for Host {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.state()
+        self.ask().await
     }
 
     fn begin(&self, session: NewSession, mut pipe: WebSocketPipe<TcpStream>) {
