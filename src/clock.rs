@@ -9,12 +9,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use jiff::{SignedDuration, civil};
+
 pub use tokio::time::Instant;
 
 /// A point in wall time: microseconds since 1970-01-01T00:00:00Z, the resolution at which everything is stored.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
+const EPOCH: civil::DateTime = civil::date(1970, 1, 1).at(0, 0, 0, 0);
 const MICROS_PER_SECOND: i64 = 1_000_000;
 const NANOS_PER_MICRO: i64 = 1_000;
 
@@ -47,7 +50,8 @@ impl Timestamp {
             return None;
         }
         let rounded = (i64::from(proto.nanos) + NANOS_PER_MICRO / 2) / NANOS_PER_MICRO;
-        Some(Self(proto.seconds * MICROS_PER_SECOND + rounded))
+        // Rounded up, the last half microsecond would be out of range.
+        Some(Self(proto.seconds * MICROS_PER_SECOND + rounded).min(Self::MAX))
     }
 
     /// The point `duration` later, at most [`Timestamp::MAX`].
@@ -84,8 +88,9 @@ impl From<Timestamp> for prost_types::Timestamp {
 /// RFC 3339 in UTC with `Z`, at most six fractional digits.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match jiff::Timestamp::from_microsecond(self.0) {
-            Ok(timestamp) => timestamp.fmt(f),
+        // As a date, for jiff's timestamps end a day before the year 9999 does.
+        match EPOCH.checked_add(SignedDuration::from_micros(self.0)) {
+            Ok(date) => write!(f, "{date}Z"),
             Err(_) => write!(f, "{} µs", self.0),
         }
     }
@@ -257,6 +262,12 @@ mod tests {
             nanos: 0,
         };
         assert_eq!(Timestamp::from_proto(&first), Some(Timestamp::ZERO));
+        // It is rounded up to no more than the end.
+        let last = prost_types::Timestamp {
+            seconds: 253_402_300_799,
+            nanos: 999_999_999,
+        };
+        assert_eq!(Timestamp::from_proto(&last), Some(Timestamp::MAX));
     }
 
     #[test]
@@ -274,6 +285,11 @@ mod tests {
             Timestamp::from_micros(1_500_000).to_string(),
             "1970-01-01T00:00:01.5Z"
         );
+        assert_eq!(
+            Timestamp::from_micros(-1).to_string(),
+            "1969-12-31T23:59:59.999999Z"
+        );
+        assert_eq!(Timestamp::MAX.to_string(), "9999-12-31T23:59:59.999999Z");
     }
 
     #[tokio::test(start_paused = true)]

@@ -41,6 +41,10 @@ use parse::{
     parse_positive_duration, parse_wildcard,
 };
 
+/// Most connections that a Postgres server can be set to have (postgres/postgres `src/include/postmaster/postmaster.h`,
+/// `MAX_BACKENDS`). The pool has a place for each from the start.
+const MAX_CONNECTIONS: i64 = 0x3_ffff;
+
 /// Largest id of a DERP region: a node tells its home region as 32 bits, and the regions of STUN servers come behind.
 const MAX_REGION: i64 = 1_000_000_000;
 
@@ -84,7 +88,7 @@ pub struct CommonConfig {
         env = "CODER_PG_CONN_MAX_OPEN",
         value_name = "COUNT",
         default_value_t = 10,
-        value_parser = clap::value_parser!(u32).range(2..)
+        value_parser = clap::value_parser!(u32).range(2..=MAX_CONNECTIONS)
     )]
     pub postgres_conn_max_open: u32,
 

@@ -72,6 +72,14 @@ fn help_is_no_error_and_nonsense_is_a_usage_error() {
 }
 
 #[test]
+fn the_exit_code_is_told_also_where_nothing_can_be_written() {
+    let mut missing = drpcd();
+    missing.args(["seed", "/nowhere/seed.yaml"]);
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    assert_eq!(missing.stderr(full).status().unwrap().code(), Some(1));
+}
+
+#[test]
 fn conn_076_seeding_twice_gives_the_same_ids_and_tokens_with_and_without_a_server() {
     let data = Data::new(EXAMPLE_SEED);
     let first = seed(&data, &[]).output().unwrap();

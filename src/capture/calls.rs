@@ -161,6 +161,7 @@ pub fn compare(first: &Capture, second: &Capture) -> Vec<Difference> {
     for (stream, call) in &first {
         let other = pairs
             .get(stream)
+            // One of its own streams.
             .map(|other| second[other].clone())
             .unwrap_or_default();
         let mut differs = |what: String| {

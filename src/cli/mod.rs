@@ -13,6 +13,7 @@ mod version;
 
 use std::ffi::OsString;
 use std::fmt::Display;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -65,7 +66,8 @@ impl Failure {
             Self::Usage(text) => (text, 2),
             Self::Unhealthy(text) => (text, 4),
         };
-        eprintln!("drpcd: {text}");
+        // Whoever cannot be told still has the code.
+        let _ = writeln!(io::stderr(), "drpcd: {text}");
         ExitCode::from(code)
     }
 }

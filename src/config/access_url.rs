@@ -4,16 +4,20 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use url::Url;
 
-/// `http://` and the address, with 127.0.0.1 for an unspecified host.
-pub(super) fn default_access_url(mut listening: SocketAddr) -> Url {
-    if listening.ip().is_unspecified() {
-        listening.set_ip(Ipv4Addr::LOCALHOST.into());
-    }
+/// `http://` and the address, with 127.0.0.1 for an unspecified host and without the scope of a link-local one, which no URL
+/// can name.
+pub(super) fn default_access_url(listening: SocketAddr) -> Url {
+    let ip = if listening.ip().is_unspecified() {
+        Ipv4Addr::LOCALHOST.into()
+    } else {
+        listening.ip()
+    };
+    let host = SocketAddr::new(ip, listening.port());
     #[expect(
         clippy::expect_used,
-        reason = "a socket address after `http://` is always a URL"
+        reason = "an address without a scope, and a port, after `http://` are always a URL"
     )]
-    Url::parse(&format!("http://{listening}")).expect("socket addresses form URLs")
+    Url::parse(&format!("http://{host}")).expect("an address and a port form a URL")
 }
 
 /// The access URL that a bare `seed` prints: that of a server with default settings.

@@ -95,7 +95,10 @@ pub fn describe(error: &clap::Error, command: &Command, file: Option<&ConfigFile
 )]
 pub(super) fn defaults(data_dir: PathBuf) -> Config {
     let command = Config::augment_args(Command::new("drpcd")).mut_args(|arg| arg.env(Resettable::Reset));
-    let flag = ["drpcd".into(), "--data-dir".into(), data_dir.into_os_string()];
-    let matches = command.try_get_matches_from(flag).expect("defaults are valid");
-    Config::from_arg_matches(&matches).expect("every setting is optional or has a default")
+    let matches = command
+        .try_get_matches_from(["drpcd"])
+        .expect("defaults are valid");
+    let mut config = Config::from_arg_matches(&matches).expect("every setting is optional or has a default");
+    config.common.data_dir = Some(data_dir);
+    config
 }

@@ -155,6 +155,8 @@ fn values_of_the_wrong_form_are_refused() {
         ("--log-filter", "("),
         ("--max-agent-connections", "many"),
         ("--prometheus-collect-agent-stats", "maybe"),
+        ("--postgres-conn-max-open", "1"),
+        ("--postgres-conn-max-open", "262144"),
     ] {
         let error = parse(None, &["--data-dir", "/d", &format!("{flag}={value}")]).unwrap_err();
         assert!(
@@ -214,6 +216,8 @@ fn the_access_url_follows_the_listening_address() {
         ("0.0.0.0:80", "http://127.0.0.1/"),
         ("[::]:3001", "http://127.0.0.1:3001/"),
         ("10.0.0.1:3000", "http://10.0.0.1:3000/"),
+        // No URL can name a scope.
+        ("[fe80::1%4]:3000", "http://[fe80::1]:3000/"),
     ] {
         assert_eq!(config.access_url_for(address.parse().unwrap()).as_str(), url);
     }

@@ -65,7 +65,10 @@ impl Core {
                 outbox.tell_node(other, node, "init");
             }
         }
-        let overwrites = self.peers.get(&id).map_or(0, |peer| peer.overwrites + 1);
+        let overwrites = self
+            .peers
+            .get(&id)
+            .map_or(0, |peer| peer.overwrites.saturating_add(1));
         let peer = Peer {
             epoch,
             name: name.into(),

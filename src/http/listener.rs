@@ -119,7 +119,8 @@ async fn serve(
     clock: Clock,
     stop: CancellationToken,
 ) {
-    // Replies are small and must not wait for the peer's acknowledgements.
+    // Replies are small and must not wait for the peer's acknowledgements. Where it fails the connection has ended, which is
+    // noticed when it is read.
     let _ = stream.set_nodelay(true);
     let routes = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: Request<Incoming>| {

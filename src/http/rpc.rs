@@ -118,6 +118,7 @@ pub(super) fn api_version<H>(app: &App<H>, request: &axum::http::request::Parts)
 /// Agents that are newer than this server are refused for as long as nobody does anything about it.
 fn warn_of_version<H>(app: &App<H>, requested: &str) {
     let now = app.clock.monotonic();
+    // One number, whoever panicked.
     let mut next = app
         .next_version_warning
         .lock()

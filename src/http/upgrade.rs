@@ -59,6 +59,7 @@ pub(super) fn accept(request: &Parts) -> Result<Response, Refusal> {
     let headers = response.headers_mut();
     headers.insert(header::CONNECTION, UPGRADE);
     headers.insert(header::UPGRADE, WEBSOCKET);
+    // Base64 is always a header's value.
     if let Ok(accept) = HeaderValue::from_str(&derive_accept_key(key)) {
         headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
     }

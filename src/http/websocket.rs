@@ -165,6 +165,7 @@ impl<IO: AsyncRead + AsyncWrite + Send + Unpin> Pipe for WebSocketPipe<IO> {
                 {
                     return Poll::Ready(self.end(cx, end));
                 }
+                // As above.
                 let _ = self.poll_pending(cx);
                 Poll::Ready(Some(Ok(chunk)))
             }

@@ -90,6 +90,7 @@ impl Remote {
     pub async fn finish(self, limit: Duration) -> Result<(), Unsent> {
         self.ending.cancel();
         tokio::select! {
+            // What was not sent is counted below, also if it panicked.
             _ = self.task => {}
             () = self.clock.sleep(limit) => {}
         }

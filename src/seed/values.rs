@@ -155,12 +155,12 @@ fn nanoseconds(text: &str) -> Option<i64> {
             _ => return None,
         };
         let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-        // 18 digits are far beyond what an i64 of nanoseconds holds in any unit but ns, and keep the sums exact.
+        // 19 digits are as many as an i64 of nanoseconds has, and keep the products exact.
         if number.len() > 19 || (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {
             return None;
         }
         let digits: i128 = format!("{whole}{fraction}").parse().ok()?;
-        total += digits * scale / 10_i128.pow(u32::try_from(fraction.len()).ok()?);
+        total = total.checked_add(digits * scale / 10_i128.pow(u32::try_from(fraction.len()).ok()?))?;
         rest = next;
     }
     i64::try_from(total).ok().filter(|nanoseconds| *nanoseconds > 0)
@@ -184,6 +184,8 @@ mod tests {
             ("9223372036854775807ns", Some(i64::MAX)),
             ("9223372036854775808ns", None),
             ("2562048h", None),
+            // Too many digits.
+            ("00000000000000000001h", None),
             ("0s", None),
             ("-1h", None),
             ("", None),

@@ -42,6 +42,9 @@ impl MemoryBudget {
             0 => available().map(|bytes| bytes / 4 * DEFAULT_QUARTERS),
             mebibytes => Some(mebibytes.saturating_mul(1 << 20)),
         };
+        if most.is_some() && resident().is_none() {
+            tracing::warn!("the memory budget does not count: /proc/self/statm cannot be read");
+        }
         Self {
             clock,
             most,

@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+use super::alarm::Alarm;
 use super::clients::{Clients, end_revoked};
 use super::retention;
 use super::session::{ClientContext, SessionContext};
@@ -72,9 +73,11 @@ pub(super) struct Parts {
     /// The way to other servers on the store, which carries what the batches tell to the end.
     remote: Option<Remote>,
     /// What must be finished at the end, by name.
-    writers: JoinSet<(&'static str, Result<(), StoreError>)>,
+    writers: Writers,
     /// What is cut off at the end. Held for its drop.
     _loops: JoinSet<()>,
+    /// Raised once one of these or of the writers has panicked.
+    alarm: Alarm,
 }
 
 impl Parts {
@@ -172,45 +175,55 @@ impl Parts {
         let clients = Clients::new(config, store, &pubsub, clock).await;
         let clients = clients.map_err(StartError::ResumeKey)?;
 
-        let quiet = CancellationToken::new();
-        let mut writers = JoinSet::new();
+        let (alarm, quiet) = (Alarm::default(), CancellationToken::new());
+        let mut writers = Writers {
+            alarm: alarm.clone(),
+            tasks: JoinSet::new(),
+        };
         let until = quiet.clone();
-        writers.spawn(async move {
+        writers.spawn("connection times", async move {
             times.run(until).await;
-            ("connection times", Ok(()))
+            Ok(())
         });
         let until = quiet.clone();
-        writers.spawn(async move { ("statistics", stats.run(until).await) });
+        writers.spawn("statistics", async move { stats.run(until).await });
         let until = quiet.clone();
-        writers.spawn(async move { ("metadata", metadata.run(until).await) });
+        writers.spawn("metadata", async move { metadata.run(until).await });
         let until = quiet.clone();
-        writers.spawn(async move {
+        writers.spawn("network events", async move {
             network_events.run(until).await;
-            ("network events", Ok(()))
+            Ok(())
         });
         let until = quiet.clone();
-        writers.spawn(async move { ("boundary usage", boundary_usage.run(until).await) });
+        writers.spawn("boundary usage", async move { boundary_usage.run(until).await });
         let until = quiet.clone();
-        writers.spawn(async move { ("times of last use", last_used.run(until).await) });
+        writers.spawn("times of last use", async move { last_used.run(until).await });
 
         let mut loops = JoinSet::new();
-        loops.spawn(end_revoked(
-            sessions.clone(),
-            Arc::clone(store),
-            clock.clone(),
-            pubsub.invalidations(),
+        loops.spawn(alarm.watch(
+            "ending what is revoked",
+            end_revoked(
+                sessions.clone(),
+                Arc::clone(store),
+                clock.clone(),
+                pubsub.invalidations(),
+            ),
         ));
-        loops.spawn(bridge::run(Arc::clone(store), pubsub, clock.clone()));
-        loops.spawn(derp.run());
+        loops.spawn(alarm.watch(
+            "events of the store",
+            bridge::run(Arc::clone(store), pubsub, clock.clone()),
+        ));
+        loops.spawn(alarm.watch("the DERP map", derp.run()));
         if store.schema() == Schema::Own {
-            loops.spawn(retention::run(Arc::clone(store), clock.clone(), config.retention));
+            let removing = retention::run(Arc::clone(store), clock.clone(), config.retention);
+            loops.spawn(alarm.watch("removing old rows", removing));
         }
         let ticking = sessions.clone();
-        loops.spawn(async move { ticking.run().await });
+        loops.spawn(alarm.watch("session monitors", async move { ticking.run().await }));
         let refreshing = Arc::clone(&agent);
-        loops.spawn(async move { refreshing.run().await });
+        loops.spawn(alarm.watch("cached workspaces", async move { refreshing.run().await }));
         if let Some(agent_metrics) = agent_metrics {
-            loops.spawn(async move { agent_metrics.run().await });
+            loops.spawn(alarm.watch("metrics of agents", async move { agent_metrics.run().await }));
         }
 
         Ok(Self {
@@ -230,6 +243,7 @@ impl Parts {
             remote,
             writers,
             _loops: loops,
+            alarm,
         })
     }
 
@@ -240,12 +254,16 @@ impl Parts {
         }
     }
 
+    /// Ends once something that must go on has panicked.
+    pub(super) async fn broken(&self) {
+        self.alarm.raised().await;
+    }
+
     /// Writes what the batches hold, for at most `grace`.
     pub(super) async fn finish(mut self, clock: &Clock, grace: Duration) -> Result<(), ShutdownError> {
         self.quiet.cancel();
         let tailnet = Arc::clone(&self.tailnet);
-        self.writers
-            .spawn(async move { ("peers", tailnet.close().await) });
+        self.writers.spawn("peers", async move { tailnet.close().await });
         let mut failed = BTreeMap::new();
         let mut left = vec![
             "connection times",
@@ -260,7 +278,7 @@ impl Parts {
         let mut end = std::pin::pin!(end);
         let why = loop {
             let ended = tokio::select! {
-                ended = self.writers.join_next() => ended,
+                ended = self.writers.tasks.join_next() => ended,
                 () = end.as_mut() => break "the time for it was over",
             };
             match ended {
@@ -272,12 +290,13 @@ impl Parts {
                         failed.insert(name, error.to_string());
                     }
                 }
-                Some(Err(error)) => tracing::error!(%error, "a batch has panicked"),
+                // Its end was told of.
+                Some(Err(_)) => {}
             }
         };
         failed.extend(left.into_iter().map(|name| (name, why.to_owned())));
         // What is still at work would keep the store from being closed.
-        self.writers.shutdown().await;
+        self.writers.tasks.shutdown().await;
         // What was written has been told of by now.
         if let Some(remote) = self.remote.take()
             && let Err(unsent) = remote.finish(LAST_MESSAGES_LIMIT).await
@@ -291,6 +310,24 @@ impl Parts {
                 Err(ShutdownError::Unwritten { what, reason })
             }
         }
+    }
+}
+
+/// Tasks that write something to the end, by its name.
+#[derive(Debug)]
+struct Writers {
+    alarm: Alarm,
+    tasks: JoinSet<(&'static str, Result<(), StoreError>)>,
+}
+
+impl Writers {
+    fn spawn(
+        &mut self,
+        name: &'static str,
+        work: impl Future<Output = Result<(), StoreError>> + Send + 'static,
+    ) {
+        let work = self.alarm.watch(name, work);
+        self.tasks.spawn(async move { (name, work.await) });
     }
 }
 

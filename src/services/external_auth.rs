@@ -193,6 +193,7 @@ impl ExternalAuth {
     ) -> Result<ExternalAuthAnswer, ExternalAuthError> {
         let shared = &self.0;
         let index = shared.find(wanted)?;
+        // Providers never change.
         let provider = &shared.providers[index];
         let mut known = None;
         if let Some(link) = shared.link(provider, owner).await? {

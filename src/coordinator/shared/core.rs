@@ -184,7 +184,10 @@ impl Core {
             role,
             connected_at: now,
             told_at: None,
-            overwrites: peer.seat.as_ref().map_or(0, |seat| seat.overwrites + 1),
+            overwrites: peer
+                .seat
+                .as_ref()
+                .map_or(0, |seat| seat.overwrites.saturating_add(1)),
             outbox,
             woken: false,
         };

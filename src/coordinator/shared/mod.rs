@@ -303,6 +303,7 @@ struct End<'c>(&'c SharedCoordinator);
 impl Drop for End<'_> {
     fn drop(&mut self) {
         let SharedCoordinator { shared, tasks } = self.0;
+        // They end, whoever panicked.
         tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
         shared.closed.cancel();
     }

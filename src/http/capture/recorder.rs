@@ -69,6 +69,7 @@ pub async fn record(
                 },
                 () = stop.cancelled() => {}
             }
+            // What was recorded before a panic is worth keeping.
             if let Some(capture) = tap.into_inner().unwrap_or_else(PoisonError::into_inner).finish() {
                 keep(capture);
             }

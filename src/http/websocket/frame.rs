@@ -184,6 +184,7 @@ impl FrameReader {
                 taken
             }
             Ok(Some((header, length))) => {
+                // At least one more byte than there was, which was no whole header.
                 let used = usize::try_from(cursor.position()).unwrap_or(had) - had;
                 self.header_length = 0;
                 self.frames = self.frames.saturating_add(1);

@@ -218,6 +218,7 @@ fn raw_nanos(number: i64) -> prost_types::Duration {
     const NANOS_PER_SECOND: i64 = 1_000_000_000;
     prost_types::Duration {
         seconds: number / NANOS_PER_SECOND,
+        // Below one second's worth, so it always fits.
         nanos: i32::try_from(number % NANOS_PER_SECOND).unwrap_or_default(),
     }
 }

@@ -15,6 +15,7 @@ impl AgentApi {
         let services = &self.services;
         let interval = services.config.stats_interval();
         let response = proto::UpdateStatsResponse {
+            // No setting is longer than Go's longest duration, which fits.
             report_interval: Some(prost_types::Duration::try_from(interval).unwrap_or_default()),
         };
         // An agent asks for the interval with an empty report.

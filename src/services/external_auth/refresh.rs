@@ -316,6 +316,7 @@ impl TokenAnswer {
             text.push_str(": ");
             text.push_str(error);
         }
+        // ASCII, which may be cut anywhere.
         text.truncate(MAX_REASON);
         let refused = matches!(
             error,

@@ -279,10 +279,14 @@ impl DerpSource {
             let changed = now != seen || now.is_none();
             (now, changed.then(|| from_file(&config)))
         };
-        // Fails only when the runtime stops.
-        let (now, loaded) = tokio::task::spawn_blocking(look).await.ok()?;
-        self.seen = now;
-        loaded
+        match tokio::task::spawn_blocking(look).await {
+            Ok((now, loaded)) => {
+                self.seen = now;
+                loaded
+            }
+            // It panicked, and said so; or the runtime stops.
+            Err(_) => None,
+        }
     }
 
     fn publish(&mut self, map: DerpMap) {

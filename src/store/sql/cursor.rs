@@ -2,7 +2,7 @@
 //!
 //! Owns how far this process has read. Postgres, which notifies by itself, has no such table, and nothing is read there.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::database::Database;
 use super::statement::{Dialect, statements};
@@ -32,17 +32,22 @@ struct Position {
 }
 
 impl Cursor {
+    /// A copy of a few numbers; it is whole whoever panicked.
+    fn lock(&self) -> MutexGuard<'_, Position> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn get(&self) -> Position {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.lock()
     }
 
     fn set(&self, position: Position) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = position;
+        *self.lock() = position;
     }
 
     /// Makes the next read look at the table although nobody else has committed.
     pub(super) fn look_again(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).version = None;
+        self.lock().version = None;
     }
 
     /// Starts after what is there: whoever opens the store has nothing in memory that an old event could be about.

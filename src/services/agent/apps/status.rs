@@ -17,7 +17,7 @@ use crate::proto::agent::update_app_status_request::AppStatusState as Proto;
 use crate::pubsub::{WorkspaceEvent, WorkspaceEventKind};
 use crate::services::agent::{AgentApi, AgentServices, enum_name};
 use crate::services::notifications::Notice;
-use crate::store::{AppBeforeStatus, AppStatusState, NewAppStatus, Workspace};
+use crate::store::{AppBeforeStatus, AppStatusState, NewAppStatus, StoreError, Workspace};
 
 /// Bytes of a message before it is cleaned.
 pub(crate) const MAX_MESSAGE: usize = 160;
@@ -159,7 +159,11 @@ impl AgentServices {
                 parts.store.app_before_status(agent, workspace, &slug)
             })
             .await;
-        let app = read.map_err(|_| {
+        let app = read.map_err(|error| {
+            // Agents are told the same whatever it was.
+            if error != StoreError::NoRows {
+                tracing::warn!(agent = %reporter.agent_id, %error, "failed to read an app");
+            }
             let detail = format!("No app found with slug {}", quote(&slug));
             AppStatusError::bad_request("Failed to get workspace app.", detail)
         })?;

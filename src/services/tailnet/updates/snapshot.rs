@@ -113,6 +113,7 @@ impl Messages {
             self.done.push(WorkspaceUpdate::default());
         }
         self.entries += 1;
+        // There is one: the first entry has made it.
         let last = self.done.len() - 1;
         &mut self.done[last]
     }

@@ -223,6 +223,12 @@ impl Place<'_, '_> {
             }
             last_number = row.get("build_number")?;
         }
+        let number = last_number.checked_add(1).ok_or_else(|| {
+            StoreError::Rejected(format!(
+                "workspace {}: no number is left for a build",
+                &*entry.name
+            ))
+        })?;
         let deadline = entry.ttl.map_or(Timestamp::ZERO, |ttl| {
             self.now
                 .saturating_add(Duration::from_nanos(ttl.0.unsigned_abs()))
@@ -235,7 +241,7 @@ impl Place<'_, '_> {
             .bind(owner.0)
             .bind(job)
             .bind(self.now)
-            .bind(last_number + 1)
+            .bind(number)
             .bind(deadline);
         self.transaction.execute(insert).await?;
         if last_number > 0 {

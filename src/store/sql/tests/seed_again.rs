@@ -422,6 +422,20 @@ async fn a_stopped_workspace_is_started_again() {
 }
 
 #[tokio::test]
+async fn a_stopped_workspace_whose_builds_have_no_number_left_is_refused() {
+    let (mut kit, _) = Kit::seeded(SMALL).await;
+    kit.sql("UPDATE workspace_builds SET transition = 'stop', build_number = 2147483647")
+        .await;
+    let error = kit.seed(SMALL, at(1)).await.unwrap_err();
+    assert!(error.to_string().contains("no number is left"), "{error}");
+    assert_eq!(
+        kit.table("SELECT build_number, transition FROM workspace_builds")
+            .await,
+        ["2147483647|stop"]
+    );
+}
+
+#[tokio::test]
 async fn a_deleted_workspace_is_made_anew() {
     let (mut kit, first) = Kit::seeded(SMALL).await;
     kit.sql("UPDATE workspaces SET deleted = 1").await;
