@@ -1,6 +1,6 @@
 //! What an agent, and whoever else asks, meets while a store is away, and what has to be in it afterwards.
 //!
-//! Owns the rules of an outage. Knows no way to make one.
+//! Owns the rules of an outage; those for sessions of clients are in `clients.rs`. Knows no way to make one.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use drpcd::clock::Clock;
 use serde_json::{Value, json};
 
+use crate::clients::Clients;
 use crate::support::http::{Answer, dial, get, send};
 use crate::support::{Data, EXAMPLE_SEED, Server, drpcd, eventually, go};
 
@@ -19,7 +20,7 @@ pub(crate) const SHORT: Duration = Duration::from_secs(8);
 pub(crate) const LONG: Duration = Duration::from_mins(10);
 
 /// What must fail within two seconds does so in this, on a machine that has other things to do.
-const FAIL_FAST: Duration = Duration::from_secs(8);
+pub(crate) const FAIL_FAST: Duration = Duration::from_secs(8);
 
 /// What waited goes on within five seconds of the store's return, and within this on such a machine. Calls that wait look again
 /// every three seconds only, so it is more than whoever just connects again has (`tests/pubsub/outages.rs`).
@@ -59,7 +60,8 @@ pub(crate) struct Outage<'a> {
 }
 
 impl Outage<'_> {
-    fn is_told(&self, text: &str) -> bool {
+    /// Whether a text gives such a reason.
+    pub(crate) fn is_told(&self, text: &str) -> bool {
         self.reasons
             .iter()
             .chain([&LATE])
@@ -149,8 +151,8 @@ fn fails_fast(data: &Data, server: &Server, client: &str, outage: &Outage<'_>) {
     }
 }
 
-/// An agent starts, reports and is used while the store is away for `lasts`. Returns what it has to tell; `None` without
-/// Go.
+/// An agent starts, reports and is used while the store is away for `lasts`, and clients of the same replica ask. Returns what it
+/// has to tell; `None` without Go.
 pub(crate) fn an_agent_survives(
     data: &Data,
     server: &Server,
@@ -171,11 +173,13 @@ pub(crate) fn an_agent_survives(
         "--duration",
         &duration,
     ];
-    let mut agent = go("agent", server.agent(), &flags)?;
+    let client = data.client_token("ada");
+    let mut clients = Clients::dial(data, server, &client);
+    let mut agent = go("agent", &server.agent_at(0), &flags)?;
     agent.await_line("lifecycle STARTING");
     data.await_connected();
     data.await_value("SELECT count(*) > 0 FROM workspace_agent_logs", "1");
-    let client = data.client_token("ada");
+    clients.meet();
 
     (outage.begin)();
     let began = Instant::now();
@@ -184,6 +188,7 @@ pub(crate) fn an_agent_survives(
     }
     loop {
         fails_fast(data, server, &client, outage);
+        clients.ask(outage);
         if began.elapsed() > lasts {
             break;
         }
@@ -203,6 +208,7 @@ pub(crate) fn an_agent_survives(
     assert!(recovery < RECOVERY, "{recovery:?}");
     everywhere(server, 200);
     assert_eq!(handshake(server).status, 101);
+    clients.are_served();
     agent.await_line("used");
     let seen = || data.number("SELECT max(last_connected_at) FROM workspace_agents");
     let then = seen();

@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, reason = "real peers keep real time")]
 
 mod batched;
+mod clients;
 mod crash;
 mod damage;
 mod database;

@@ -1,4 +1,4 @@
-//! Our own client as an agent, over an independent WebSocket.
+//! Our own client as an agent, or as a user's program, over an independent WebSocket.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use drpcd::mux::Client;
 use drpcd::mux::pipe::{Close, MAX_MESSAGE, Pipe, PipeError};
 use drpcd::proto::agent::AgentClient;
+use drpcd::proto::tailnet::TailnetClient;
 use futures_util::{Sink, Stream};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
@@ -66,15 +67,26 @@ pub async fn agent(agent: &SeededAgent) -> Result<AgentClient, Error> {
 
 /// Dials with an agent's token, as whoever `role` says; the session lives in a task until it ends.
 pub async fn dial(agent: &SeededAgent, role: &str) -> Result<AgentClient, Error> {
-    let address = agent.url.strip_prefix("http://").unwrap();
+    let target = format!("{}?version=2.8&role={role}", super::http::RPC);
+    let client = session(&agent.url, &target, &agent.token).await?;
+    Ok(AgentClient::new(client))
+}
+
+/// Dials with a client's token, as a client of all agents of its user.
+pub async fn of_user(url: &str, token: &str) -> Result<TailnetClient, Error> {
+    let client = session(url, "/api/v2/tailnet?version=2.8", token).await?;
+    Ok(TailnetClient::new(client))
+}
+
+async fn session(url: &str, target: &str, token: &str) -> Result<Client, Error> {
+    let address = url.strip_prefix("http://").unwrap();
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
-    let target = format!("ws://{address}{}?version=2.8&role={role}", super::http::RPC);
-    let mut request = target.into_client_request()?;
-    let token = agent.token.parse().unwrap();
+    let mut request = format!("ws://{address}{target}").into_client_request()?;
+    let token = token.parse().unwrap();
     request.headers_mut().insert("Coder-Session-Token", token);
     let (socket, _) = tokio_tungstenite::client_async(request, stream).await?;
     let (client, driver) = Client::new(Socket(socket));
     tokio::spawn(driver);
-    Ok(AgentClient::new(client))
+    Ok(client)
 }
