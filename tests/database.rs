@@ -114,13 +114,12 @@ fn who_is_let_in_first_is_let_in_by_a_server_that_hears_the_others() {
         ..Lane::GOOD
     };
     proxy.set(far, far);
-    let mut url: Url = data.url().parse().unwrap();
-    url.set_port(Some(proxy.address().port())).unwrap();
+    let url = postgres::at_port(data.url(), proxy.address().port());
     let free = TcpListener::bind("127.0.0.1:0").unwrap();
     let metrics = free.local_addr().unwrap().to_string();
     drop(free);
     let flags = ["--prometheus-enable", "--prometheus-address", &metrics];
-    let _served = started(&data, url.as_str(), &flags);
+    let _served = started(&data, &url, &flags);
     let page = http::get(&format!("http://{metrics}"), "/metrics", "").body;
     let connected = page.lines().any(|line| line == "drpcd_pubsub_connected 1.0");
     assert!(connected, "{page}");

@@ -9,6 +9,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Shutdown as Shut, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use sqlx::{Connection as _, PgConnection, Row as _, SqliteConnection};
@@ -66,6 +67,23 @@ async fn paused_time_stands_still_meanwhile() {
     assert_eq!(before.elapsed(), Duration::ZERO);
 }
 
+/// Runs `work`, which must wait for `resume`.
+#[track_caller]
+fn waits(work: impl FnOnce() + Send, resume: impl FnOnce()) {
+    let done = AtomicBool::new(false);
+    let early = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            work();
+            done.store(true, Ordering::SeqCst);
+        });
+        std::thread::sleep(Duration::from_millis(300));
+        let early = done.load(Ordering::SeqCst);
+        resume();
+        early
+    });
+    assert!(!early, "it did not wait");
+}
+
 #[test]
 fn a_server_stops_starts_and_pauses() {
     let Some(mut server) = Server::new() else { return };
@@ -81,23 +99,29 @@ fn a_server_stops_starts_and_pauses() {
     assert_eq!(read().unwrap(), "fast immediate", "what was committed is there");
 
     server.pause();
-    let done = std::sync::atomic::AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            read().unwrap();
-            done.store(true, std::sync::atomic::Ordering::SeqCst);
-        });
-        std::thread::sleep(Duration::from_millis(300));
-        assert!(
-            !done.load(std::sync::atomic::Ordering::SeqCst),
-            "a paused server answers"
-        );
-        server.resume();
-    });
+    waits(|| drop(read().unwrap()), || server.resume());
     let directory = server.socket_directory().to_owned();
     server.pause();
     drop(server);
     assert!(!directory.exists());
+}
+
+#[test]
+fn a_standby_has_what_was_acknowledged_and_takes_over() {
+    let Some((mut primary, standby)) = Server::with_standby() else {
+        return;
+    };
+    let database = primary.database();
+    database.execute("CREATE TABLE notes (note text)");
+    standby.pause();
+    let insert = "INSERT INTO notes VALUES ('acknowledged')";
+    waits(|| database.execute(insert), || standby.resume());
+    primary.stop(Shutdown::Immediate);
+    standby.promote();
+    let database = database.at_port(standby.port());
+    database.execute("INSERT INTO notes VALUES ('later')");
+    let notes = value(database.url(), "SELECT string_agg(note, ' ') FROM notes");
+    assert_eq!(notes.unwrap(), "acknowledged later");
 }
 
 /// Not a test: what the next one starts, with this variable, and kills.

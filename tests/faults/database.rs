@@ -2,11 +2,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::ffi::OsStr;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tokio::runtime::Runtime;
-use url::Url;
 
 use crate::journal::{FLAGS, LONG, Outage, SHORT, an_agent_survives, nothing_is_lost};
 use crate::support::postgres::{self, Shutdown, apart};
@@ -21,11 +21,36 @@ const BEYOND_A_STATEMENT: Duration = Duration::from_secs(14);
 /// How late an answer is of a database that is slow: within the limit of a statement, and of nothing else.
 const LATE: Duration = Duration::from_secs(5);
 
+/// Within this a database has answered what it was asked.
+const ANSWERED: Duration = Duration::from_millis(500);
+
 /// Connections that the servers may have: the pool of each, that of its beats, and the two for messages.
 const MAX_CONNECTIONS: i64 = 2 * (10 + 1 + 2);
 
 /// What is answered when nobody lets a server in.
 const NO_CONNECTION: &str = "no connection to the database was to be had in time";
+
+/// What is answered by connections that the database has just ended.
+const ENDED: [&str; 2] = [
+    "error communicating with database",
+    "terminating connection due to administrator command",
+];
+
+/// What is answered when it has ended them and lets nobody in.
+const GONE: [&str; 3] = [NO_CONNECTION, ENDED[0], ENDED[1]];
+
+/// What is answered behind a proxy that leads to nobody. It takes connections and ends them, which the driver finds out or
+/// takes for a word on TLS.
+const NOBODY_BEHIND: [&str; 3] = [NO_CONNECTION, ENDED[0], "unexpected response from SSLRequest"];
+
+/// What a database says that takes no writes.
+const READ_ONLY: &str = "in a read-only transaction";
+
+/// What is answered then, by the database or before it is asked.
+const NO_WRITES: [&str; 2] = ["the database takes no writes", READ_ONLY];
+
+/// As those, also of connections that were to the server before it.
+const ANOTHER_ONE: [&str; 3] = [NO_WRITES[0], NO_WRITES[1], ENDED[0]];
 
 /// What verbs say, which name the database.
 const UNREACHABLE: &str = "cannot reach database drpcd_test";
@@ -71,7 +96,7 @@ fn stopped(how: Shutdown, lasts: Duration) {
         begin: &|| kit.database.borrow_mut().stop(how),
         end: &|| kit.database.borrow_mut().start(),
         verb: &|verb| verb,
-        reasons: &[NO_CONNECTION],
+        reasons: &GONE,
         told_verbs: &[UNREACHABLE],
         reads: false,
         away: true,
@@ -119,12 +144,11 @@ fn an_agent_survives_a_database_whose_answers_are_five_seconds_late() {
     };
     let data = Data::on(&database, EXAMPLE_SEED);
     let proxy = Proxy::to(([127, 0, 0, 1], database.port()).into());
-    let mut url: Url = data.url().parse().unwrap();
-    url.set_port(Some(proxy.address().port())).unwrap();
+    let url = postgres::at_port(data.url(), proxy.address().port());
     let mut command = drpcd();
     command
         .args(["server", "--http-address", "127.0.0.1:0"])
-        .args(["--postgres-url", url.as_str()])
+        .args(["--postgres-url", &url])
         .args(FLAGS);
     let launch = Launch::new(&command, data.path().join("log.0"));
     let server = Server::alone(launch, &data.seed_file());
@@ -141,11 +165,7 @@ fn an_agent_survives_a_database_whose_answers_are_five_seconds_late() {
             let mut command = drpcd();
             for argument in verb.get_args() {
                 let direct = argument == OsStr::new(data.url());
-                command.arg(if direct {
-                    OsStr::new(url.as_str())
-                } else {
-                    argument
-                });
+                command.arg(if direct { OsStr::new(&url) } else { argument });
             }
             command
         },
@@ -237,7 +257,7 @@ fn an_agent_survives_a_database_whose_connections_all_are_others() {
         begin: &|| crowd.set(Some(Crowd::new(kit.data.url()))),
         end: &|| crowd.take().unwrap().leave(kit.data.url()),
         verb: &|verb| verb,
-        reasons: &[NO_CONNECTION],
+        reasons: &GONE,
         told_verbs: &[UNREACHABLE],
         reads: false,
         away: true,
@@ -265,10 +285,62 @@ fn an_agent_survives_a_database_that_takes_no_writes() {
         begin: &|| set("on"),
         end: &|| set("off"),
         verb: &|verb| verb,
-        reasons: &["the database takes no writes", "in a read-only transaction"],
-        told_verbs: &["in a read-only transaction"],
+        reasons: &NO_WRITES,
+        told_verbs: &[READ_ONLY],
         reads: false,
         away: false,
     };
     survives(&kit.data, kit.server, SHORT, &outage);
+}
+
+/// The server of a database dies for good, and its standby takes over. The address of the database leads there once the
+/// standby takes writes, or as soon as nobody else is there.
+fn failed_over(leads_there_before: bool) {
+    let Some((primary, standby)) = postgres::Server::with_standby() else {
+        return;
+    };
+    let place = |server: &postgres::Server| SocketAddr::from(([127, 0, 0, 1], server.port()));
+    let address = Proxy::to(place(&primary));
+    let primary = RefCell::new(primary);
+    let data = Data::through(&address, &primary.borrow(), EXAMPLE_SEED);
+    let server = data.serve(&FLAGS);
+    let (reasons, told_verbs): (&[&str], &[&str]) = if leads_there_before {
+        (&ANOTHER_ONE, &[READ_ONLY])
+    } else {
+        (&NOBODY_BEHIND, &[UNREACHABLE])
+    };
+    let outage = Outage {
+        begin: &|| {
+            // What is under way is answered first: of a commit that is stored and not acknowledged nobody knows, so its lines are
+            // stored twice.
+            address.set(Lane::SILENT, Lane::GOOD);
+            std::thread::sleep(ANSWERED);
+            primary.borrow_mut().stop(Shutdown::Immediate);
+            address.set(Lane::GOOD, Lane::GOOD);
+            if leads_there_before {
+                address.aim(place(&standby));
+            }
+        },
+        end: &|| {
+            standby.promote();
+            address.aim(place(&standby));
+        },
+        verb: &|verb| verb,
+        reasons,
+        told_verbs,
+        // Also from a standby, until something is to be written.
+        reads: leads_there_before,
+        away: !leads_there_before,
+    };
+    survives(&data, server, SHORT, &outage);
+}
+
+#[test]
+fn an_agent_survives_a_failover_to_a_standby() {
+    failed_over(false);
+}
+
+#[test]
+fn an_agent_survives_an_address_that_leads_to_a_standby_before_it_is_promoted() {
+    failed_over(true);
 }

@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::balancer::Balancer;
 use super::postgres::{self, Database, apart};
+use super::proxy::Proxy;
 use super::server::{Launch, Server};
 use super::{drpcd, eventually, rows};
 
@@ -64,6 +65,12 @@ impl Data {
     /// On a Postgres server that the test stops, starts or pauses.
     pub fn on(server: &postgres::Server, seed: &str) -> Self {
         Self::with(seed, Some(server.database()))
+    }
+
+    /// As [`Data::on`], by way of a proxy whoever asks.
+    pub fn through(proxy: &Proxy, server: &postgres::Server, seed: &str) -> Self {
+        let database = server.database().at_port(proxy.address().port());
+        Self::with(seed, Some(database))
     }
 
     /// The same seed file, with what it seeded in a database.

@@ -1,5 +1,5 @@
 //! Postgres for tests: one private server a test process, a database of its own for each test, and servers that a
-//! test may stop, start and pause.
+//! test may stop, start, pause and replace by a standby.
 //!
 //! ```ignore
 //! let Some(database) = Database::new() else { return };     // said and skipped without Postgres; fails where CI=true
@@ -74,6 +74,12 @@ impl Database {
         }
     }
 
+    /// The same, at another port that leads to it.
+    pub fn at_port(mut self, port: u16) -> Self {
+        self.url = at_port(&self.url, port);
+        self
+    }
+
     /// `postgres://USER:PASSWORD@HOST:PORT/NAME`.
     pub fn url(&self) -> &str {
         &self.url
@@ -83,6 +89,13 @@ impl Database {
     pub fn execute(&self, sql: &str) {
         execute(&self.url.parse().unwrap(), sql);
     }
+}
+
+/// The URL of a database at another port that leads to it.
+pub fn at_port(url: &str, port: u16) -> String {
+    let mut url: Url = url.parse().unwrap();
+    url.set_port(Some(port)).unwrap();
+    url.into()
 }
 
 impl Drop for Database {

@@ -1,5 +1,5 @@
 //! A network between agents and a server that does what networks do: it delays, trickles, falls silent and resets. Also
-//! between a server and its database.
+//! between a server and its database, with an address that may move from one to another.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -44,13 +44,15 @@ impl Lane {
 
 #[derive(Clone, Copy, Debug)]
 struct Network {
+    /// Where a new connection leads.
+    target: SocketAddr,
     to_server: Lane,
     to_agent: Lane,
     /// Connections of an earlier one are reset.
     generation: u64,
 }
 
-/// A proxy to one server, on a port of its own.
+/// A proxy to one server at a time, on a port of its own.
 pub struct Proxy {
     address: SocketAddr,
     network: watch::Sender<Network>,
@@ -69,6 +71,7 @@ impl Proxy {
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let (network, changes) = watch::channel(Network {
+            target,
             to_server: Lane::GOOD,
             to_agent: Lane::GOOD,
             generation: 0,
@@ -76,7 +79,7 @@ impl Proxy {
         runtime.spawn(async move {
             let listener = TcpListener::from_std(listener).unwrap();
             while let Ok((agent, _)) = listener.accept().await {
-                tokio::spawn(connect(agent, target, changes.clone()));
+                tokio::spawn(connect(agent, changes.clone()));
             }
         });
         Self {
@@ -106,13 +109,19 @@ impl Proxy {
         });
     }
 
+    /// From here on new connections lead to another server; those that are open stay.
+    pub fn aim(&self, target: SocketAddr) {
+        self.network.send_modify(|network| network.target = target);
+    }
+
     /// Resets every connection that is open, on both sides.
     pub fn reset(&self) {
         self.network.send_modify(|network| network.generation += 1);
     }
 }
 
-async fn connect(agent: TcpStream, target: SocketAddr, changes: watch::Receiver<Network>) {
+async fn connect(agent: TcpStream, changes: watch::Receiver<Network>) {
+    let target = changes.borrow().target;
     let Ok(server) = TcpStream::connect(target).await else {
         return;
     };

@@ -1,4 +1,5 @@
-//! A Postgres server of a test's own, that may be stopped, started and paused; and where its programs are found.
+//! A Postgres server of a test's own, that may be stopped, started and paused, and have a standby that takes over; and where
+//! its programs are found.
 
 use std::fs::{self, File, Permissions};
 use std::io::Write as _;
@@ -43,6 +44,28 @@ const SETTINGS: [&str; 10] = [
     "wal_level=minimal",
 ];
 
+/// Beside those or instead, of a server that has a standby: a commit is acknowledged once the standby has written it too, so
+/// that none that was is lost with this server. That holds from the start, not from a reload on, which processes notice one
+/// after the other. A base backup commits nothing, so it waits for nobody.
+const PRIMARY: &[&str] = &[
+    "max_wal_senders=4",
+    "synchronous_standby_names=*",
+    "wal_level=replica",
+];
+
+/// And of the standby, which must have room for as many senders, and waits for nobody once it has taken over.
+const STANDBY: &[&str] = &["max_wal_senders=4", "wal_level=replica"];
+
+/// How data is made of nothing.
+const INITDB: [&str; 6] = [
+    "--no-sync",
+    "--no-instructions",
+    "--auth=trust",
+    "--username=postgres",
+    "--locale=C",
+    "--encoding=UTF8",
+];
+
 /// Waits for the end of whoever holds its standard input, then ends the server of a directory and removes it.
 ///
 /// A paused server is woken to end. Its PID file is the last that it removes; the process itself may stay, unwaited for.
@@ -71,6 +94,8 @@ pub struct Server {
     binaries: PathBuf,
     directory: PathBuf,
     pub(super) url: Url,
+    /// Beside [`SETTINGS`], or instead.
+    settings: &'static [&'static str],
     child: Option<Child>,
     watchdog: Child,
 }
@@ -78,7 +103,35 @@ pub struct Server {
 impl Server {
     /// One that runs; `None` without Postgres' binaries.
     pub fn new() -> Option<Self> {
+        Some(Self::made_by("initdb", &INITDB, binaries()?, &[]))
+    }
+
+    /// One that runs, and a standby that has all that it acknowledges; `None` without the binaries for both.
+    pub fn with_standby() -> Option<(Self, Self)> {
         let binaries = binaries()?;
+        if !binaries.join("pg_basebackup").exists() {
+            untested("no pg_basebackup beside Postgres: what needs a standby is not tested");
+            return None;
+        }
+        let primary = Self::made_by("initdb", &INITDB, binaries, PRIMARY);
+        let backup = [
+            "--no-sync",
+            "--checkpoint=fast",
+            "--write-recovery-conf",
+            "--dbname",
+            primary.url(),
+        ];
+        let standby = Self::made_by("pg_basebackup", &backup, binaries, STANDBY);
+        Some((primary, standby))
+    }
+
+    /// One whose data a program makes, and that runs.
+    fn made_by(
+        program: &str,
+        arguments: &[&str],
+        binaries: &Path,
+        settings: &'static [&'static str],
+    ) -> Self {
         let directory = tempfile::Builder::new()
             .prefix("drpcd-postgres-")
             .tempdir_in(place())
@@ -95,21 +148,14 @@ impl Server {
         let mut server = Self {
             binaries: binaries.to_owned(),
             url: "postgres://postgres@127.0.0.1/postgres".parse().unwrap(),
+            settings,
             child: None,
             watchdog: watchdog.spawn().unwrap(),
             directory,
         };
         server.url.set_password(Some(PASSWORD)).unwrap();
-        let mut initdb = server.command("initdb");
-        initdb.args([
-            "--no-sync",
-            "--no-instructions",
-            "--auth=trust",
-            "--username=postgres",
-        ]);
-        initdb.args(["--locale=C", "--encoding=UTF8"]);
-        let status = initdb.status().unwrap();
-        assert!(status.success(), "initdb failed:\n{}", server.log());
+        let status = server.command(program).args(arguments).status().unwrap();
+        assert!(status.success(), "{program} failed:\n{}", server.log());
         let started = (0..PORTS).any(|_| {
             let port = TcpListener::bind("127.0.0.1:0")
                 .unwrap()
@@ -120,7 +166,7 @@ impl Server {
             server.try_start()
         });
         assert!(started, "Postgres does not start:\n{}", server.log());
-        Some(server)
+        server
     }
 
     /// An empty database on it.
@@ -205,6 +251,12 @@ impl Server {
         self.start();
     }
 
+    /// Makes a standby a server of its own, and waits until it takes writes.
+    pub fn promote(&self) {
+        let status = self.command("pg_ctl").arg("promote").status().unwrap();
+        assert!(status.success(), "Postgres is not promoted:\n{}", self.log());
+    }
+
     /// From here on it is silent, in sessions that are open and towards new ones, until [`Server::resume`].
     pub fn pause(&self) {
         let postmaster = self.child.as_ref().unwrap().id();
@@ -252,8 +304,8 @@ impl Server {
         let mut command = self.command("postgres");
         command.arg("-k").arg(&self.directory);
         command.args(["-p", &self.port().to_string()]);
-        for setting in SETTINGS {
-            command.args(["-c", setting]);
+        for setting in SETTINGS.iter().chain(self.settings) {
+            command.arg("-c").arg(setting);
         }
         let libraries = ["../lib", "../lib/postgresql"].map(|path| self.binaries.join(path));
         if libraries
@@ -371,9 +423,9 @@ fn binaries() -> Option<&'static Path> {
                 .chain(debian)
                 .find(|binaries| major(binaries).is_some_and(|major| major >= OLDEST));
             if found.is_none() {
-                let message = format!("no Postgres {OLDEST} or newer: what needs it is not tested");
-                assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{message}");
-                eprintln!("{message}");
+                untested(&format!(
+                    "no Postgres {OLDEST} or newer: what needs it is not tested"
+                ));
             }
             // Where the programs are and not a link to them: their libraries are beside them.
             found.map(|binaries| match fs::canonicalize(binaries.join("postgres")) {
@@ -382,6 +434,12 @@ fn binaries() -> Option<&'static Path> {
             })
         })
         .as_deref()
+}
+
+/// Says what is not tested, which is a failure where `CI` says so.
+fn untested(message: &str) {
+    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{message}");
+    eprintln!("{message}");
 }
 
 /// The version of the programs in a directory, when they are all there.
