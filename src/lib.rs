@@ -23,4 +23,5 @@ pub mod services;
 pub mod sessions;
 pub(crate) mod shares;
 pub mod store;
+pub(crate) mod supervise;
 pub mod telemetry;

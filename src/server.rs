@@ -2,7 +2,6 @@
 //!
 //! Owns who gets which part and what happens when; every rule about calls, rows or bytes is elsewhere.
 
-mod alarm;
 mod clients;
 mod limits;
 mod memory;
@@ -226,14 +225,6 @@ impl RunningServer {
     pub async fn renew_coordinator(&self) {
         tracing::warn!("starting over with a new coordinator");
         self.parts.tailnet.renew_coordinator().await;
-    }
-
-    /// Ends once a part that works beside the sessions has panicked, which is logged.
-    ///
-    /// The others go on, but nobody writes statistics or ends what is revoked, whichever it was: the server should be shut down,
-    /// and started anew.
-    pub async fn broken(&self) {
-        self.parts.broken().await;
     }
 
     /// Lets nobody in any more, ends all sessions, writes what is queued, and closes the store, in this order.

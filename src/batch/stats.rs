@@ -92,10 +92,6 @@ impl StatsBatcher {
     pub async fn run(&self, shutdown: CancellationToken) -> Result<(), StoreError> {
         let mut failing = false;
         while !shutdown.is_cancelled() {
-            tokio::select! {
-                () = shutdown.cancelled() => break,
-                () = self.0.started.notified() => {}
-            }
             // After a failure the buffer may never be empty, so nobody would tell of a first sample.
             while !self.0.buffer().is_empty() && !shutdown.is_cancelled() {
                 let reason = tokio::select! {
@@ -112,6 +108,10 @@ impl StatsBatcher {
                         }
                     }
                 }
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = self.0.started.notified() => {}
             }
         }
         self.0.flush_finally().await

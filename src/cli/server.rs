@@ -61,17 +61,13 @@ async fn serve(config: Config, seed_file: Option<Seed>) -> Result<(), Failure> {
         }
         std::future::pending::<()>().await;
     };
-    let broken = tokio::select! {
-        () = signals.end() => false,
-        () = renewals => false,
-        () = server.broken() => true,
-    };
+    tokio::select! {
+        () = signals.end() => {}
+        () = renewals => {}
+    }
     tracing::info!("shutting down; a second signal exits at once");
     tokio::select! {
-        result = server.shutdown() => match result {
-            Ok(()) if broken => Err(Failure::failed("a part of the server has panicked, which is logged")),
-            result => result.map_err(Failure::failed),
-        },
+        result = server.shutdown() => result.map_err(Failure::failed),
         () = signals.end() => process::exit(1),
     }
 }

@@ -30,6 +30,7 @@ use self::link::Link;
 use super::{MAX_PAYLOAD, Pubsub, Uplink};
 use crate::clock::Clock;
 use crate::store::postgres::notify::{self, Notifications};
+use crate::supervise::supervised;
 
 /// Whether a message can travel. One that cannot would fail its whole batch, again and again.
 pub(super) fn carries(channel: &str, payload: &str) -> bool {
@@ -63,7 +64,7 @@ impl Remote {
             counts: Counts::default(),
         }));
         let ending = CancellationToken::new();
-        let link = Link {
+        let link = Arc::new(Link {
             database,
             clock: clock.clone(),
             pubsub: pubsub.clone(),
@@ -71,12 +72,20 @@ impl Remote {
             status: status.clone(),
             ending: ending.clone(),
             beat: format!("drpcd_beat:{}", Uuid::new_v4()).into(),
+        });
+        let running = clock.clone();
+        let run = async move {
+            let run = || {
+                let link = Arc::clone(&link);
+                async move { link.run().await }
+            };
+            supervised(&running, "messages of other servers", run).await;
         };
         let remote = Self {
             status,
             clock: clock.clone(),
             ending,
-            task: AbortOnDropHandle::new(tokio::spawn(link.run())),
+            task: AbortOnDropHandle::new(tokio::spawn(run)),
         };
         (pubsub, remote)
     }
@@ -90,7 +99,6 @@ impl Remote {
     pub async fn finish(self, limit: Duration) -> Result<(), Unsent> {
         self.ending.cancel();
         tokio::select! {
-            // What was not sent is counted below, also if it panicked.
             _ = self.task => {}
             () = self.clock.sleep(limit) => {}
         }

@@ -61,15 +61,16 @@ impl Clients {
 
 /// Closes the sessions of tokens that are revoked, for as long as it is polled.
 ///
-/// The tokens of the sessions are looked up when revocations may have been missed, and every [`REFRESH`].
+/// The tokens of the sessions are looked up when revocations may have been missed, as before it begins, and every
+/// [`REFRESH`].
 pub(super) async fn end_revoked(
     sessions: Sessions,
     store: Arc<dyn Store>,
     clock: Clock,
     mut invalidations: Invalidations,
 ) {
-    let mut looks: u32 = 0;
-    let mut next_look = std::pin::pin!(clock.sleep(REFRESH));
+    let mut looks = LOOKS;
+    let mut next_look = std::pin::pin!(clock.sleep(Duration::ZERO));
     let mut failing = false;
     loop {
         let event = tokio::select! {

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use super::alarm::Alarm;
 use super::clients::{Clients, end_revoked};
 use super::retention;
 use super::session::{ClientContext, SessionContext};
@@ -39,6 +39,7 @@ use crate::services::tailnet::TailnetServices;
 use crate::services::tailnet::derp::{DerpMaps, DerpSource};
 use crate::sessions::{MonitorConfig, Sessions};
 use crate::store::{Coordination, NotificationMethod, Schema, Store, StoreError};
+use crate::supervise::supervised;
 use crate::telemetry;
 use crate::telemetry::agent_metrics::{self, AgentMetrics};
 use crate::telemetry::metrics::Metrics;
@@ -73,11 +74,9 @@ pub(super) struct Parts {
     /// The way to other servers on the store, which carries what the batches tell to the end.
     remote: Option<Remote>,
     /// What must be finished at the end, by name.
-    writers: Writers,
+    writers: Tasks<Result<(), StoreError>>,
     /// What is cut off at the end. Held for its drop.
-    _loops: JoinSet<()>,
-    /// Raised once one of these or of the writers has panicked.
-    alarm: Alarm,
+    _loops: Tasks<()>,
 }
 
 impl Parts {
@@ -175,55 +174,74 @@ impl Parts {
         let clients = Clients::new(config, store, &pubsub, clock).await;
         let clients = clients.map_err(StartError::ResumeKey)?;
 
-        let (alarm, quiet) = (Alarm::default(), CancellationToken::new());
-        let mut writers = Writers {
-            alarm: alarm.clone(),
-            tasks: JoinSet::new(),
-        };
-        let until = quiet.clone();
-        writers.spawn("connection times", async move {
-            times.run(until).await;
-            Ok(())
+        let quiet = CancellationToken::new();
+        let mut writers = Tasks::new(clock);
+        let until = || quiet.clone();
+        writers.spawn(
+            "connection times",
+            (times, until()),
+            |(times, until)| async move {
+                times.run(until).await;
+                Ok(())
+            },
+        );
+        writers.spawn("statistics", (stats, until()), |(stats, until)| async move {
+            stats.run(until).await
         });
-        let until = quiet.clone();
-        writers.spawn("statistics", async move { stats.run(until).await });
-        let until = quiet.clone();
-        writers.spawn("metadata", async move { metadata.run(until).await });
-        let until = quiet.clone();
-        writers.spawn("network events", async move {
-            network_events.run(until).await;
-            Ok(())
+        writers.spawn("metadata", (metadata, until()), |(metadata, until)| async move {
+            metadata.run(until).await
         });
-        let until = quiet.clone();
-        writers.spawn("boundary usage", async move { boundary_usage.run(until).await });
-        let until = quiet.clone();
-        writers.spawn("times of last use", async move { last_used.run(until).await });
+        writers.spawn(
+            "network events",
+            (network_events, until()),
+            |(events, until)| async move {
+                events.run(until).await;
+                Ok(())
+            },
+        );
+        writers.spawn(
+            "boundary usage",
+            (boundary_usage, until()),
+            |(usage, until)| async move { usage.run(until).await },
+        );
+        writers.spawn(
+            "times of last use",
+            (last_used, until()),
+            |(used, until)| async move { used.run(until).await },
+        );
 
-        let mut loops = JoinSet::new();
-        loops.spawn(alarm.watch(
-            "ending what is revoked",
-            end_revoked(
-                sessions.clone(),
-                Arc::clone(store),
-                clock.clone(),
-                pubsub.invalidations(),
-            ),
-        ));
-        loops.spawn(alarm.watch(
+        let mut loops = Tasks::new(clock);
+        let shared = (Arc::clone(store), clock.clone());
+        let revocations = (sessions.clone(), pubsub.clone(), shared.clone());
+        loops.spawn(
+            "revoked tokens",
+            revocations,
+            |(sessions, pubsub, (store, clock))| end_revoked(sessions, store, clock, pubsub.invalidations()),
+        );
+        loops.spawn(
             "events of the store",
-            bridge::run(Arc::clone(store), pubsub, clock.clone()),
-        ));
-        loops.spawn(alarm.watch("the DERP map", derp.run()));
+            (pubsub, shared.clone()),
+            |(pubsub, (store, clock))| bridge::run(store, pubsub, clock),
+        );
+        loops.spawn("the DERP map", Arc::new(Mutex::new(derp)), |derp| async move {
+            derp.lock().await.run().await;
+        });
         if store.schema() == Schema::Own {
-            let removing = retention::run(Arc::clone(store), clock.clone(), config.retention);
-            loops.spawn(alarm.watch("removing old rows", removing));
+            let keep = config.retention;
+            loops.spawn("old rows", shared, move |(store, clock)| {
+                retention::run(store, clock, keep)
+            });
         }
-        let ticking = sessions.clone();
-        loops.spawn(alarm.watch("session monitors", async move { ticking.run().await }));
-        let refreshing = Arc::clone(&agent);
-        loops.spawn(alarm.watch("cached workspaces", async move { refreshing.run().await }));
+        loops.spawn("monitors of sessions", sessions.clone(), |sessions| async move {
+            sessions.run().await;
+        });
+        loops.spawn("copies of rows", Arc::clone(&agent), |agent| async move {
+            agent.run().await;
+        });
         if let Some(agent_metrics) = agent_metrics {
-            loops.spawn(alarm.watch("metrics of agents", async move { agent_metrics.run().await }));
+            loops.spawn("metrics of agents", agent_metrics, |metrics| async move {
+                metrics.run().await;
+            });
         }
 
         Ok(Self {
@@ -243,7 +261,6 @@ impl Parts {
             remote,
             writers,
             _loops: loops,
-            alarm,
         })
     }
 
@@ -254,16 +271,12 @@ impl Parts {
         }
     }
 
-    /// Ends once something that must go on has panicked.
-    pub(super) async fn broken(&self) {
-        self.alarm.raised().await;
-    }
-
     /// Writes what the batches hold, for at most `grace`.
     pub(super) async fn finish(mut self, clock: &Clock, grace: Duration) -> Result<(), ShutdownError> {
         self.quiet.cancel();
         let tailnet = Arc::clone(&self.tailnet);
-        self.writers.spawn("peers", async move { tailnet.close().await });
+        let mut writers = self.writers.set;
+        writers.spawn(async move { ("peers", tailnet.close().await) });
         let mut failed = BTreeMap::new();
         let mut left = vec![
             "connection times",
@@ -278,7 +291,7 @@ impl Parts {
         let mut end = std::pin::pin!(end);
         let why = loop {
             let ended = tokio::select! {
-                ended = self.writers.tasks.join_next() => ended,
+                ended = writers.join_next() => ended,
                 () = end.as_mut() => break "the time for it was over",
             };
             match ended {
@@ -290,13 +303,12 @@ impl Parts {
                         failed.insert(name, error.to_string());
                     }
                 }
-                // Its end was told of.
-                Some(Err(_)) => {}
+                Some(Err(error)) => tracing::error!(%error, "a batch has panicked"),
             }
         };
         failed.extend(left.into_iter().map(|name| (name, why.to_owned())));
         // What is still at work would keep the store from being closed.
-        self.writers.tasks.shutdown().await;
+        writers.shutdown().await;
         // What was written has been told of by now.
         if let Some(remote) = self.remote.take()
             && let Err(unsent) = remote.finish(LAST_MESSAGES_LIMIT).await
@@ -313,21 +325,31 @@ impl Parts {
     }
 }
 
-/// Tasks that write something to the end, by its name.
+/// Tasks that begin anew after a panic, each with its name.
 #[derive(Debug)]
-struct Writers {
-    alarm: Alarm,
-    tasks: JoinSet<(&'static str, Result<(), StoreError>)>,
+struct Tasks<T> {
+    clock: Clock,
+    set: JoinSet<(&'static str, T)>,
 }
 
-impl Writers {
-    fn spawn(
-        &mut self,
-        name: &'static str,
-        work: impl Future<Output = Result<(), StoreError>> + Send + 'static,
-    ) {
-        let work = self.alarm.watch(name, work);
-        self.tasks.spawn(async move { (name, work.await) });
+impl<T: Send + 'static> Tasks<T> {
+    fn new(clock: &Clock) -> Self {
+        Self {
+            clock: clock.clone(),
+            set: JoinSet::new(),
+        }
+    }
+
+    /// Runs what `run` makes of the parts.
+    fn spawn<P, F>(&mut self, name: &'static str, parts: P, run: impl Fn(P) -> F + Send + 'static)
+    where
+        P: Clone + Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let clock = self.clock.clone();
+        let run = move || run(parts.clone());
+        self.set
+            .spawn(async move { (name, supervised(&clock, name, run).await) });
     }
 }
 
@@ -428,10 +450,25 @@ fn registry(metrics: Option<Metrics>) -> Arc<Registry<SessionContext>> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
     use crate::clock::Timestamp;
     use crate::secret::Secret;
     use crate::store::postgres;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_panics_begins_anew_with_its_parts() {
+        let clock = Clock::driven(Timestamp::UNIX_EPOCH);
+        let mut tasks = Tasks::new(&clock);
+        let runs = Arc::new(AtomicU32::new(0));
+        tasks.spawn("counting", runs, |runs| async move {
+            let before = runs.fetch_add(1, Ordering::Relaxed);
+            assert!(before > 0, "as it should");
+            before
+        });
+        assert_eq!(tasks.set.join_next().await.unwrap().unwrap(), ("counting", 1));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_start_does_not_wait_for_ever_until_others_are_heard() {

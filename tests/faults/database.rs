@@ -21,8 +21,21 @@ const BEYOND_A_STATEMENT: Duration = Duration::from_secs(14);
 /// How late an answer is of a database that is slow: within the limit of a statement, and of nothing else.
 const LATE: Duration = Duration::from_secs(5);
 
-/// Within this a database has answered what it was asked.
+/// Within this an answer that a database has given arrives.
 const ANSWERED: Duration = Duration::from_millis(500);
+
+/// Statements of the servers that a database has not answered yet.
+fn asked(url: &str) -> i64 {
+    let active =
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'drpcd' AND state = 'active'";
+    apart(async || {
+        let mut connection = PgConnection::connect(url).await.unwrap();
+        sqlx::query_scalar(active)
+            .fetch_one(&mut connection)
+            .await
+            .unwrap()
+    })
+}
 
 /// Connections that the servers may have: the pool of each, that of its beats, and the two for messages.
 const MAX_CONNECTIONS: i64 = 2 * (10 + 1 + 2);
@@ -47,10 +60,13 @@ const NOBODY_BEHIND: [&str; 3] = [NO_CONNECTION, ENDED[0], "unexpected response 
 const READ_ONLY: &str = "in a read-only transaction";
 
 /// What is answered then, by the database or before it is asked.
-const NO_WRITES: [&str; 2] = ["the database takes no writes", READ_ONLY];
+const NO_WRITES: [&str; 3] = ["the database takes no writes", READ_ONLY, NO_CONNECTION];
+
+/// What a server logs when it finds out.
+const CANNOT_WRITE: &str = "cannot write to the database";
 
 /// As those, also of connections that were to the server before it.
-const ANOTHER_ONE: [&str; 3] = [NO_WRITES[0], NO_WRITES[1], ENDED[0]];
+const ANOTHER_ONE: [&str; 4] = [NO_WRITES[0], NO_WRITES[1], NO_WRITES[2], ENDED[0]];
 
 /// What verbs say, which name the database.
 const UNREACHABLE: &str = "cannot reach database drpcd_test";
@@ -304,6 +320,7 @@ fn failed_over(leads_there_before: bool) {
     let primary = RefCell::new(primary);
     let data = Data::through(&address, &primary.borrow(), EXAMPLE_SEED);
     let server = data.serve(&FLAGS);
+    let replicas = server.replicas();
     let (reasons, told_verbs): (&[&str], &[&str]) = if leads_there_before {
         (&ANOTHER_ONE, &[READ_ONLY])
     } else {
@@ -314,11 +331,15 @@ fn failed_over(leads_there_before: bool) {
             // What is under way is answered first: of a commit that is stored and not acknowledged nobody knows, so its lines are
             // stored twice.
             address.set(Lane::SILENT, Lane::GOOD);
+            eventually(|| asked(primary.borrow().url()) == 0).unwrap();
             std::thread::sleep(ANSWERED);
             primary.borrow_mut().stop(Shutdown::Immediate);
             address.set(Lane::GOOD, Lane::GOOD);
             if leads_there_before {
                 address.aim(place(&standby));
+                // Until something is to be written, a standby is as good as any.
+                let told = || data.log().matches(CANNOT_WRITE).count() >= replicas;
+                eventually(told).unwrap();
             }
         },
         end: &|| {
@@ -328,8 +349,7 @@ fn failed_over(leads_there_before: bool) {
         verb: &|verb| verb,
         reasons,
         told_verbs,
-        // Also from a standby, until something is to be written.
-        reads: leads_there_before,
+        reads: false,
         away: !leads_there_before,
     };
     survives(&data, server, SHORT, &outage);

@@ -4,11 +4,9 @@
 //! others join it. What fails is tried again without end, after a pause that grows, and at once when a heartbeat shows
 //! that the database answers again; while none does, nothing else is tried.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::FutureExt as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +16,7 @@ use super::notices::{self, Notice};
 use super::replicas::HEARTBEAT;
 use crate::pubsub::{Lagged, Subscription};
 use crate::store::{PeerWrite, StoreError};
+use crate::supervise::supervised;
 
 /// How long writes wait for company. Others hear of a change later by as much.
 const WRITE_DELAY: Duration = Duration::from_millis(20);
@@ -67,48 +66,69 @@ const CLEANUP_PAUSE: Duration = Duration::from_millis(200);
 /// Statements of one cleanup: what a busy day leaves behind, and the rest an hour later.
 const CLEANUP_BATCHES: u32 = 1_000;
 
-/// Pause after a panic of a task, which would come again at once if it came from what there is to do.
-const PANIC_PAUSE: Duration = Duration::from_secs(1);
-
 /// Starts the tasks. Those that use the database wait for `before`.
 pub(super) fn spawn(shared: &Arc<Shared>, before: &CancellationToken) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     // Heard from here on, before anything is read.
-    let heard = Heard::subscribe(shared);
+    let mut heard = Some(Heard::subscribe(shared));
     let this = Arc::clone(shared);
-    tasks.spawn(async move { this.hear(heard).await });
+    tasks.spawn(async move {
+        let run = || {
+            let (this, heard) = (Arc::clone(&this), heard.take());
+            async move {
+                let heard = heard.unwrap_or_else(|| {
+                    let anew = Heard::subscribe(&this);
+                    this.change(|core| core.missed(this.clock.monotonic()));
+                    anew
+                });
+                this.hear(heard).await;
+            }
+        };
+        supervised(&this.clock, "coordinator: hearing others", run).await;
+    });
     let mut spawn = |name: &'static str, run: Run, recover: fn(&mut Core)| {
         let (shared, before) = (Arc::clone(shared), before.clone());
         tasks.spawn(async move {
             before.cancelled().await;
-            loop {
-                let panicked = AssertUnwindSafe(run(Arc::clone(&shared))).catch_unwind().await;
-                if panicked.is_ok() {
-                    return;
+            let mut again = false;
+            let run = || {
+                let (shared, again) = (Arc::clone(&shared), std::mem::replace(&mut again, true));
+                async move {
+                    if again {
+                        shared.change(recover);
+                    }
+                    run(shared).await;
                 }
-                tracing::error!(
-                    task = name,
-                    "a task of the coordinator has panicked and starts again"
-                );
-                shared.clock.sleep(PANIC_PAUSE).await;
-                shared.change(recover);
-            }
+            };
+            supervised(&shared.clock, name, run).await;
         });
     };
-    spawn("heartbeats", |shared| Box::pin(shared.beat()), |_| {});
-    spawn("time", |shared| Box::pin(shared.tick()), |_| {});
     spawn(
-        "peers",
+        "coordinator: heartbeats",
+        |shared| Box::pin(shared.beat()),
+        |_| {},
+    );
+    spawn("coordinator: time", |shared| Box::pin(shared.tick()), |_| {});
+    spawn(
+        "coordinator: peers",
         |shared| Box::pin(shared.write_rows()),
         Core::row_writer_vanished,
     );
     spawn(
-        "tunnels",
+        "coordinator: tunnels",
         |shared| Box::pin(shared.write_tunnels()),
         Core::tunnel_writer_vanished,
     );
-    spawn("reads", |shared| Box::pin(shared.read()), Core::reader_vanished);
-    spawn("cleanup", |shared| Box::pin(shared.clean_up()), |_| {});
+    spawn(
+        "coordinator: reads",
+        |shared| Box::pin(shared.read()),
+        Core::reader_vanished,
+    );
+    spawn(
+        "coordinator: cleanup",
+        |shared| Box::pin(shared.clean_up()),
+        |_| {},
+    );
     tasks
 }
 

@@ -70,7 +70,11 @@ async fn a_store_that_refuses_is_told_of_at_once_and_a_silent_one_in_time() {
             () = moving => unreachable!(),
         };
         assert_eq!(answer.status, 503);
-        assert!(began.elapsed() >= SHORT_STORE_WAIT, "{:?}", began.elapsed());
+        let waited = began.elapsed();
+        assert!(
+            (SHORT_STORE_WAIT..2 * SHORT_STORE_WAIT).contains(&waited),
+            "{waited:?}"
+        );
     })
     .await;
 }

@@ -58,16 +58,12 @@ pub(super) struct Link {
     pub(super) beat: Arc<str>,
 }
 
-/// Whatever has ended it, nobody is heard any more.
-impl Drop for Link {
-    fn drop(&mut self) {
-        self.status.0.connected.send_replace(false);
-    }
-}
-
 impl Link {
     /// Connects again and again, until all is sent at the end.
-    pub(super) async fn run(self) {
+    pub(super) async fn run(&self) {
+        // Of a run before, which has panicked.
+        self.uplink.outgoing.put_back();
+        self.status.0.connected.send_replace(false);
         let mut pause = FIRST_PAUSE;
         let mut outage = false;
         let mut first = true;

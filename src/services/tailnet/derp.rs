@@ -6,6 +6,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::Read as _;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -231,7 +232,7 @@ impl DerpSource {
 
     /// Follows the file or the URL for as long as it is polled; never returns. One that has become bad leaves the last good
     /// map.
-    pub async fn run(mut self) {
+    pub async fn run(&mut self) {
         if self.config.path.is_none() && self.config.url.is_none() {
             std::future::pending::<()>().await;
         }
@@ -284,8 +285,11 @@ impl DerpSource {
                 self.seen = now;
                 loaded
             }
-            // It panicked, and said so; or the runtime stops.
-            Err(_) => None,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                // The runtime stops.
+                Err(_) => None,
+            },
         }
     }
 

@@ -108,10 +108,10 @@ impl Followed {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("derp.json");
         std::fs::write(&path, text).unwrap();
-        let source = load(config(Some(&path)), "").await.unwrap();
+        let mut source = load(config(Some(&path)), "").await.unwrap();
         let (caller, task) = stream(source.maps());
         let status = source.status();
-        tokio::spawn(source.run());
+        tokio::spawn(async move { source.run().await });
         settle().await;
         Self {
             directory,
@@ -331,11 +331,11 @@ async fn tn_019_stun_regions_stand_behind_the_default_region_of_the_settings() {
 async fn a_url_is_fetched_every_five_minutes_and_a_bad_answer_leaves_the_last_good_map() {
     let site = Site::new(MAP);
     let clock = Clock::driven(Timestamp::UNIX_EPOCH);
-    let source = DerpSource::load(config_of_url(), site.clone(), clock)
+    let mut source = DerpSource::load(config_of_url(), site.clone(), clock)
         .await
         .unwrap();
     let (status, (caller, _task)) = (source.status(), stream(source.maps()));
-    tokio::spawn(source.run());
+    tokio::spawn(async move { source.run().await });
     settle().await;
     assert_eq!(caller.replies().len(), 1);
     assert_eq!(site.asked(), 1);
