@@ -121,17 +121,17 @@ pub fn table() -> Vec<Limit> {
             "the new stream is reset",
         ),
         row(
-            "streams and calls that a session begins",
+            "streams and calls begun in all sessions of an agent, or of a user's clients",
             rate(serve::MAX_OPENS_PER_SECOND),
             "it is read from more slowly",
         ),
         row(
-            "yamux pings of a session",
+            "yamux pings in all of these",
             rate(serve::MAX_PINGS_PER_SECOND),
             "it is read from more slowly",
         ),
         row(
-            "other yamux frames of a session, and WebSocket frames",
+            "other yamux frames in all of these, and WebSocket frames",
             rate(serve::MAX_FRAMES_PER_SECOND),
             "it is read from more slowly",
         ),
@@ -142,7 +142,7 @@ pub fn table() -> Vec<Limit> {
             "the stream that goes beyond it is reset",
         ),
         row(
-            "streams of a session that are reset for it",
+            "streams that are reset for it, in all sessions of an agent or of a user's clients",
             rate(serve::MAX_OVERFLOWS_PER_SECOND),
             "it is read from more slowly",
         ),

@@ -32,6 +32,6 @@ pub use metadata::Metadata;
 pub use packet::MAX_PACKET;
 pub use quote::{is_print, quote};
 pub use registry::{HandlerFuture, Interceptor, Method, Outcome, Registry, Shape};
-pub use serve::{Buffers, CloseCause, Control, ServeError, SessionEnd, serve};
+pub use serve::{Buffers, CloseCause, Control, Paces, ServeError, SessionEnd, serve};
 pub(crate) use session::MAX_STREAMS;
 pub use stream::{AnyMessage, CallStream, Inbound, Outbound, Reply};

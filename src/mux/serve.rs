@@ -35,6 +35,7 @@ pub use self::control::{CloseCause, Control};
 use self::driver::Driver;
 pub use self::pace::{
     MAX_AHEAD, MAX_FRAMES_PER_SECOND, MAX_OPENS_PER_SECOND, MAX_OVERFLOWS_PER_SECOND, MAX_PINGS_PER_SECOND,
+    Pace, Paces,
 };
 use super::pipe::{Close, CloseCode, Pipe, PipeError};
 use super::registry::Registry;
@@ -70,6 +71,10 @@ const READS_PER_TURN: usize = 32;
 /// Frames read before other sessions have their turn, that of a chunk on top: some hundred microseconds of work. A chunk of
 /// small frames may hold thousands.
 const FRAMES_PER_WAKE_UP: u32 = 1_024;
+
+/// How long a peer that is ahead of its pace is not read from, at least: its sessions, of which one goes on at a time, are not
+/// all woken for every frame. What it may do meanwhile it may do after it.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 
 /// Turns before other sessions have theirs.
 const TURNS: usize = 16;

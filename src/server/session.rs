@@ -17,7 +17,7 @@ use crate::coordinator::PeerId;
 use crate::http::{ApiError, ConnectionInfo, NewClientSession, NewSession, SessionHost, WebSocketPipe};
 use crate::ids::{AgentId, AgentToken, UserId};
 use crate::mux::pipe::{Close, CloseCode, Pipe as _};
-use crate::mux::{Buffers, Control, Registry, SessionEnd, serve};
+use crate::mux::{Buffers, Control, Paces, Registry, SessionEnd, serve};
 use crate::services::agent::{AgentApi, AgentServices, BeginError, Heard};
 use crate::services::external_auth::ExternalAuth;
 use crate::services::tailnet::derp::DerpMaps;
@@ -51,6 +51,9 @@ pub(super) struct Host(Arc<Shared>);
 struct Shared {
     clock: Clock,
     buffers: Buffers,
+    /// The work of each agent, and of each user's clients.
+    of_agents: Paces,
+    of_users: Paces,
     store: Arc<dyn Store>,
     sessions: Sessions,
     agent: Arc<AgentServices>,
@@ -68,6 +71,8 @@ impl Host {
     pub(super) fn new(parts: &Parts, buffers: Buffers) -> Self {
         Self(Arc::new(Shared {
             buffers,
+            of_agents: Paces::default(),
+            of_users: Paces::default(),
             clock: parts.clock.clone(),
             store: Arc::clone(&parts.store),
             sessions: parts.sessions.clone(),
@@ -101,7 +106,8 @@ impl SessionHost for Host {
         if info.role == Role::Helper {
             tracing::debug!(role = session.role, "skipping agent connection monitoring");
         }
-        let control = Control::within(self.0.buffers.clone(), &self.0.clock);
+        let pace = self.0.of_agents.of(info.subject.agent_id.0);
+        let control = Control::within(self.0.buffers.clone(), pace, &self.0.clock);
         let live = self.0.sessions.add(info, control.clone());
         let count = self.0.metrics.session();
         // A task for the beginning, which needs more room than what follows.
@@ -143,7 +149,8 @@ impl SessionHost for Host {
         } = session;
         let token = client.token_id;
         tracing::debug!(%token, owner = client.owner_username, %peer, ?agent, "accepting client connection");
-        let control = Control::within(self.0.buffers.clone(), &self.0.clock);
+        let pace = self.0.of_users.of(client.owner_id.0);
+        let control = Control::within(self.0.buffers.clone(), pace, &self.0.clock);
         let live = self.0.sessions.add_client(token, control.clone());
         let count = self.0.metrics.session();
         let served = serve(

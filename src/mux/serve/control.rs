@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::buffers::{Bounds, Buffers};
+use super::pace::Pace;
 use crate::clock::{Clock, Instant};
 use crate::mux::wakeup::Wakeup;
 
@@ -30,6 +31,8 @@ pub(super) struct Shared {
     pub(super) queued: AtomicUsize,
     /// The account of all sessions.
     pub(super) buffers: Buffers,
+    /// Of all sessions of its peer.
+    pub(super) pace: Pace,
     close: OnceLock<(CloseCause, Cow<'static, str>)>,
     ping: AtomicBool,
     since: Instant,
@@ -45,15 +48,17 @@ const NEVER: u64 = u64::MAX;
 impl Control {
     /// A handle for a session that is about to be served and whose bounds depend on no other.
     pub fn new(clock: &Clock) -> Self {
-        Self::within(Buffers::new(usize::MAX), clock)
+        Self::within(Buffers::new(usize::MAX), Pace::default(), clock)
     }
 
-    /// A handle for a session that is about to be served, whose buffers count among those of others.
-    pub fn within(buffers: Buffers, clock: &Clock) -> Self {
+    /// A handle for a session that is about to be served, whose buffers count among those of others, and its work with that of
+    /// its peer's others.
+    pub fn within(buffers: Buffers, pace: Pace, clock: &Clock) -> Self {
         Self(Arc::new(Shared {
             wakeup: Wakeup::default(),
             queued: AtomicUsize::new(0),
             buffers,
+            pace,
             close: OnceLock::new(),
             ping: AtomicBool::new(false),
             since: clock.monotonic(),

@@ -11,14 +11,13 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::buffers::Part;
 use super::control::{Control, Shared};
-use super::pace::Pace;
 use super::slot::Slot;
 use super::timer::{Alarm, Timer};
 use super::{
     ACK_BACKLOG, ACK_DELAY, DRAIN_LIMIT, FRAMES_PER_WAKE_UP, READS_PER_TURN, SEND_BUFFER, SEND_TURN,
-    SessionEnd, TURNS,
+    SHORTEST_PAUSE, SessionEnd, TURNS,
 };
-use crate::clock::Clock;
+use crate::clock::{Clock, Instant};
 use crate::mux::call::Event as CallEvent;
 use crate::mux::error::{Status, TransportError};
 use crate::mux::pipe::{Pipe, PipeError};
@@ -34,7 +33,6 @@ pub(super) struct Driver<'r, S, P> {
     shared: Arc<Shared>,
     clock: Clock,
     timer: Timer,
-    pace: Pace,
     /// Streams were reset because nobody reads their input, which is said once.
     overflowed: bool,
     /// Frames that came in this wake-up.
@@ -78,7 +76,6 @@ where
             shared: Arc::clone(control.shared()),
             clock,
             timer: Timer::default(),
-            pace: Pace::default(),
             overflowed: false,
             frames_read: 0,
             ready: Vec::new(),
@@ -149,6 +146,10 @@ where
             if self.frames_read >= FRAMES_PER_WAKE_UP {
                 return false;
             }
+            // Another session of the peer may have been read from instead.
+            if self.shared.pace.is_shared() && self.is_ahead(self.clock.monotonic()) {
+                return true;
+            }
             match self.pipe.poll_recv(cx) {
                 Poll::Pending => return true,
                 Poll::Ready(Some(Ok(chunk))) => {
@@ -158,9 +159,8 @@ where
                     let mut load = self.session.take_load();
                     load.frames = load.frames.saturating_add(self.pipe.take_frames());
                     self.frames_read = self.frames_read.saturating_add(load.frames);
-                    self.pace.charge(load, now);
-                    if let Some(wait) = self.pace.wait(now) {
-                        self.timer.arm(Alarm::Pace, &self.clock, wait);
+                    self.shared.pace.charge(load, now);
+                    if self.is_ahead(now) {
                         return true;
                     }
                 }
@@ -172,6 +172,15 @@ where
             }
         }
         false
+    }
+
+    /// Whether the peer is ahead of its pace; then it is not read from for a while.
+    fn is_ahead(&mut self, now: Instant) -> bool {
+        let wait = self.shared.pace.wait(now);
+        if let Some(wait) = wait {
+            self.timer.arm(Alarm::Pace, &self.clock, wait.max(SHORTEST_PAUSE));
+        }
+        wait.is_some()
     }
 
     fn on_chunk(&mut self, chunk: Bytes) {
@@ -206,7 +215,7 @@ where
             if !std::mem::replace(&mut self.overflowed, true) {
                 tracing::warn!(%id, "too much unread input in one session; its streams are reset");
             }
-            self.pace.charge_overflow(self.clock.monotonic());
+            self.shared.pace.charge_overflow(self.clock.monotonic());
             self.session.reset(id);
             self.abort(id, TransportError::Reset);
         }

@@ -1,41 +1,105 @@
 //! How fast a peer may make work: streams and calls begun, pings, frames.
 //!
-//! Owns one number per session: the time at which its work would be done, had each piece its share of a second. A peer that
-//! is a second ahead is not read from until it is less; nothing of it is refused or lost. Never reads a clock.
+//! Owns one number per peer, whatever sessions it has: the time at which its work would be done, had each piece its share of a
+//! second. A peer that is a second ahead is not read from until it is less; nothing of it is refused or lost. Never reads a
+//! clock.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
+
+use uuid::Uuid;
 
 use crate::clock::Instant;
 use crate::mux::session::Load;
 
-/// Streams that one session may open, and further calls that it may begin on open ones, in a second. Agents begin some
+/// Streams that one peer may open, and further calls that it may begin on open ones, in a second. Agents begin some
 /// dozen a minute; the fastest client of a load test, with sixteen sessions, a few thousand.
 pub const MAX_OPENS_PER_SECOND: u32 = 16_384;
 
-/// yamux pings that one session may send in a second. Peers send one each 30 s.
+/// yamux pings that one peer may send in a second. Peers send one each 30 s.
 pub const MAX_PINGS_PER_SECOND: u32 = 1_024;
 
-/// Other frames that one session may send in a second, of whatever size, those of its transport included: sixteen for each
+/// Other frames that one peer may send in a second, of whatever size, those of its transport included: sixteen for each
 /// stream that it may open.
 pub const MAX_FRAMES_PER_SECOND: u32 = 262_144;
 
-/// Streams that one session may lose in a second because nobody reads their input: each costs a look at all the others.
+/// Streams that one peer may lose in a second because nobody reads their input: each costs a look at all the others.
 pub const MAX_OVERFLOWS_PER_SECOND: u32 = 64;
 
-/// How far a peer may be ahead: a second's worth at once. It has passed when the next chunk is read, so one chunk's work
-/// comes on top.
+/// How far a peer may be ahead: a second's worth at once, in one session; in several, of which each may have a chunk read before
+/// it is anybody else's turn, so many times less. It has passed when the next chunk is read, so one chunk's work comes on top.
 pub const MAX_AHEAD: Duration = Duration::from_secs(1);
 
-/// The work of one session.
+/// The work of all peers that have several sessions, or may. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Paces(Arc<Mutex<HashMap<Uuid, Weak<Work>>>>);
+
+impl Paces {
+    /// The work of one, by its id: the same for each of its sessions, and forgotten with the last of them.
+    pub fn of(&self, peer: Uuid) -> Pace {
+        let new = || {
+            Arc::new(Work {
+                done: Mutex::default(),
+                among: Some((peer, self.clone())),
+            })
+        };
+        let work = match self.peers().entry(peer) {
+            Entry::Occupied(mut known) => known.get().upgrade().unwrap_or_else(|| {
+                let work = new();
+                known.insert(Arc::downgrade(&work));
+                work
+            }),
+            Entry::Vacant(unknown) => {
+                let work = new();
+                unknown.insert(Arc::downgrade(&work));
+                work
+            }
+        };
+        Pace(work)
+    }
+
+    fn peers(&self) -> MutexGuard<'_, HashMap<Uuid, Weak<Work>>> {
+        // Every holder of the lock leaves it whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The work of one peer. Cheap to clone; clones are one account.
+#[derive(Clone, Debug, Default)]
+pub struct Pace(Arc<Work>);
+
 #[derive(Debug, Default)]
-pub(super) struct Pace {
-    /// When the work would be done; `None` before there was any.
-    done: Option<Instant>,
+struct Work {
+    /// When it would be done; `None` before there was any.
+    done: Mutex<Option<Instant>>,
+    /// Whose it is, and where that is known, if there are others.
+    among: Option<(Uuid, Paces)>,
+}
+
+impl Work {
+    fn done(&self) -> MutexGuard<'_, Option<Instant>> {
+        // One number, whoever panicked.
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        if let Some((peer, paces)) = &self.among
+            && let Entry::Occupied(known) = paces.peers().entry(*peer)
+            // Unless it has come again meanwhile.
+            && known.get().strong_count() == 0
+        {
+            known.remove();
+        }
+    }
 }
 
 impl Pace {
     /// Takes note of work that has come.
-    pub(super) fn charge(&mut self, load: Load, now: Instant) {
+    pub(super) fn charge(&self, load: Load, now: Instant) {
         let cost = share(load.opens, MAX_OPENS_PER_SECOND)
             + share(load.pings, MAX_PINGS_PER_SECOND)
             + share(load.frames, MAX_FRAMES_PER_SECOND);
@@ -43,18 +107,30 @@ impl Pace {
     }
 
     /// Takes note of a stream that was reset because nobody reads its input.
-    pub(super) fn charge_overflow(&mut self, now: Instant) {
+    pub(super) fn charge_overflow(&self, now: Instant) {
         self.add(share(1, MAX_OVERFLOWS_PER_SECOND), now);
     }
 
-    fn add(&mut self, cost: Duration, now: Instant) {
-        self.done = Some(self.done.map_or(now, |done| done.max(now)) + cost);
+    fn add(&self, cost: Duration, now: Instant) {
+        let mut done = self.0.done();
+        *done = Some(done.map_or(now, |done| done.max(now)) + cost);
     }
 
     /// How long nothing more should be read; `None` while the peer is within its rate.
     pub(super) fn wait(&self, now: Instant) -> Option<Duration> {
-        let ahead = self.done?.saturating_duration_since(now);
-        ahead.checked_sub(MAX_AHEAD).filter(|wait| !wait.is_zero())
+        let ahead = (*self.0.done())?.saturating_duration_since(now);
+        let most = MAX_AHEAD / self.sessions();
+        ahead.checked_sub(most).filter(|wait| !wait.is_zero())
+    }
+
+    /// Whether other sessions of the peer may bring it ahead.
+    pub(super) fn is_shared(&self) -> bool {
+        self.sessions() > 1
+    }
+
+    /// Sessions of the peer, each of which holds this once.
+    fn sessions(&self) -> u32 {
+        u32::try_from(Arc::strong_count(&self.0)).unwrap_or(u32::MAX)
     }
 }
 
@@ -82,11 +158,11 @@ mod tests {
         ] {
             let times = |count| load(one.opens * count, one.pings * count, one.frames * count);
             for count in [most - 1, most] {
-                let mut pace = Pace::default();
+                let pace = Pace::default();
                 pace.charge(times(count), now);
                 assert_eq!(pace.wait(now), None, "{count}");
             }
-            let mut pace = Pace::default();
+            let pace = Pace::default();
             pace.charge(times(most + 1), now);
             assert_eq!(pace.wait(now), Some(Duration::from_secs(1) / most), "{most}");
         }
@@ -95,7 +171,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_second_of_streams_that_overflow_passes_and_one_more_waits() {
         let now = Clock::system().monotonic();
-        let mut pace = Pace::default();
+        let pace = Pace::default();
         for _ in 0..MAX_OVERFLOWS_PER_SECOND {
             assert_eq!(pace.wait(now), None);
             pace.charge_overflow(now);
@@ -109,9 +185,33 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn sessions_of_a_peer_share_its_rate_and_those_of_others_have_their_own() {
+        let now = Clock::system().monotonic();
+        let paces = Paces::default();
+        let (one, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let (first, second, others) = (paces.of(one), paces.of(one), paces.of(other));
+        assert!(first.is_shared() && second.is_shared() && !others.is_shared());
+        // Half a second's worth for two.
+        first.charge(load(0, MAX_PINGS_PER_SECOND / 2, 0), now);
+        assert_eq!((first.wait(now), second.wait(now)), (None, None));
+        second.charge(load(0, 1, 0), now);
+        let wait = Some(Duration::from_secs(1) / MAX_PINGS_PER_SECOND);
+        assert_eq!((first.wait(now), second.wait(now)), (wait, wait));
+        assert_eq!(others.wait(now), None);
+        // It lasts as long as any of them.
+        drop(first);
+        assert_eq!(second.wait(now), None, "one alone");
+        let third = paces.of(one);
+        assert_eq!(third.wait(now), wait);
+        drop((second, third, others));
+        assert_eq!(paces.peers().len(), 0);
+        assert_eq!(paces.of(one).wait(now), None);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_peer_within_its_rate_never_waits_and_saves_nothing_up() {
         let clock = Clock::system();
-        let mut pace = Pace::default();
+        let pace = Pace::default();
         for _ in 0..100 {
             pace.charge(load(MAX_OPENS_PER_SECOND / 10, 0, 0), clock.monotonic());
             assert_eq!(pace.wait(clock.monotonic()), None);

@@ -35,7 +35,7 @@ where
                 opens: 1,
                 ..Load::default()
             };
-            self.pace.charge(load, self.clock.monotonic());
+            self.shared.pace.charge(load, self.clock.monotonic());
         }
         match self.registry.lookup(path) {
             Err(status) => {

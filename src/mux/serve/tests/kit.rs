@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use crate::clock::{Clock, Timestamp};
 use crate::mux::pipe::memory::{MemoryPipe, pair};
 use crate::mux::pipe::{Close, Pipe};
-use crate::mux::serve::{Buffers, Control, SessionEnd, serve};
+use crate::mux::serve::{Buffers, Control, Pace, SessionEnd, serve};
 use crate::mux::{Inbound, Interceptor, Metadata, Method, Outbound, Outcome, Registry, Status};
 pub(super) use crate::telemetry::testing::Log;
 
@@ -324,11 +324,13 @@ impl Peer {
 
     /// A peer whose session is one of several with a common account.
     pub(super) fn within(buffers: Buffers) -> Self {
-        Self::controlled_by(
-            Control::within(buffers, &Clock::driven(Timestamp::UNIX_EPOCH)),
-            1 << 20,
-            |session| tokio::spawn(session),
-        )
+        Self::beside(buffers, Pace::default(), 1 << 20)
+    }
+
+    /// As above, whose work counts with that of others.
+    pub(super) fn beside(buffers: Buffers, pace: Pace, capacity: usize) -> Self {
+        let control = Control::within(buffers, pace, &Clock::driven(Timestamp::UNIX_EPOCH));
+        Self::controlled_by(control, capacity, |session| tokio::spawn(session))
     }
 
     /// A peer whose session runs as `run` lets it.

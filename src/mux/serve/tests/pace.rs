@@ -4,7 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::super::{FRAMES_PER_WAKE_UP, MAX_FRAMES_PER_SECOND, MAX_OPENS_PER_SECOND, MAX_PINGS_PER_SECOND};
+use uuid::Uuid;
+
+use super::super::{
+    Buffers, FRAMES_PER_WAKE_UP, MAX_FRAMES_PER_SECOND, MAX_OPENS_PER_SECOND, MAX_PINGS_PER_SECOND, Paces,
+};
 use super::kit::*;
 
 type Frame = dyn Fn(u32) -> String;
@@ -75,6 +79,19 @@ async fn a_peer_that_waits_is_still_served_and_can_be_closed() {
     );
     peer.control.close(crate::mux::CloseCause::Requested, "test");
     peer.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_of_one_peer_wait_for_each_other_and_go_on() {
+    let paces = Paces::default();
+    let session = |peer| Peer::beside(Buffers::new(usize::MAX), paces.of(Uuid::from_u128(peer)), 8 << 20);
+    let (mut one, mut same, mut other) = (session(1), session(1), session(2));
+    flood(&mut same, MAX_PINGS_PER_SECOND, ping).await;
+    assert!(!answers(&mut one, 1).await && !answers(&mut same, 1).await);
+    assert!(answers(&mut other, 1).await, "somebody else's");
+    // Once that is worked off both are read from again, one after the other.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!one.received().is_empty() && !same.received().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
