@@ -107,19 +107,18 @@ fn who_is_let_in_first_is_let_in_by_a_server_that_hears_the_others() {
     let Some(server) = postgres::Server::new() else {
         return;
     };
-    let data = Data::on(&server, EXAMPLE_SEED);
-    let proxy = Proxy::to(([127, 0, 0, 1], server.port()).into());
+    let proxy = Proxy::to(server.address());
+    let data = Data::through(&proxy, &server, EXAMPLE_SEED);
     let far = Lane {
         delay: FAR,
         ..Lane::GOOD
     };
     proxy.set(far, far);
-    let url = postgres::at_port(data.url(), proxy.address().port());
     let free = TcpListener::bind("127.0.0.1:0").unwrap();
     let metrics = free.local_addr().unwrap().to_string();
     drop(free);
     let flags = ["--prometheus-enable", "--prometheus-address", &metrics];
-    let _served = started(&data, &url, &flags);
+    let _served = started(&data, data.url(), &flags);
     let page = http::get(&format!("http://{metrics}"), "/metrics", "").body;
     let connected = page.lines().any(|line| line == "drpcd_pubsub_connected 1.0");
     assert!(connected, "{page}");

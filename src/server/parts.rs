@@ -176,39 +176,34 @@ impl Parts {
 
         let quiet = CancellationToken::new();
         let mut writers = Tasks::new(clock);
-        let until = || quiet.clone();
-        writers.spawn(
-            "connection times",
-            (times, until()),
-            |(times, until)| async move {
-                times.run(until).await;
-                Ok(())
-            },
-        );
-        writers.spawn("statistics", (stats, until()), |(stats, until)| async move {
-            stats.run(until).await
+        writers.spawn_until(&quiet, "connection times", times, |times, quiet| async move {
+            times.run(quiet).await;
+            Ok(())
         });
-        writers.spawn("metadata", (metadata, until()), |(metadata, until)| async move {
-            metadata.run(until).await
+        writers.spawn_until(&quiet, "statistics", stats, |stats, quiet| async move {
+            stats.run(quiet).await
         });
-        writers.spawn(
+        writers.spawn_until(&quiet, "metadata", metadata, |metadata, quiet| async move {
+            metadata.run(quiet).await
+        });
+        writers.spawn_until(
+            &quiet,
             "network events",
-            (network_events, until()),
-            |(events, until)| async move {
-                events.run(until).await;
+            network_events,
+            |events, quiet| async move {
+                events.run(quiet).await;
                 Ok(())
             },
         );
-        writers.spawn(
+        writers.spawn_until(
+            &quiet,
             "boundary usage",
-            (boundary_usage, until()),
-            |(usage, until)| async move { usage.run(until).await },
+            boundary_usage,
+            |usage, quiet| async move { usage.run(quiet).await },
         );
-        writers.spawn(
-            "times of last use",
-            (last_used, until()),
-            |(used, until)| async move { used.run(until).await },
-        );
+        writers.spawn_until(&quiet, "times of last use", last_used, |used, quiet| async move {
+            used.run(quiet).await
+        });
 
         let mut loops = Tasks::new(clock);
         let shared = (Arc::clone(store), clock.clone());
@@ -350,6 +345,20 @@ impl<T: Send + 'static> Tasks<T> {
         let run = move || run(parts.clone());
         self.set
             .spawn(async move { (name, supervised(&clock, name, run).await) });
+    }
+
+    /// Runs what `run` makes of the parts, which is to return once `end` is cancelled.
+    fn spawn_until<P, F>(
+        &mut self,
+        end: &CancellationToken,
+        name: &'static str,
+        parts: P,
+        run: impl Fn(P, CancellationToken) -> F + Send + 'static,
+    ) where
+        P: Clone + Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        self.spawn(name, (parts, end.clone()), move |(parts, end)| run(parts, end));
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::ffi::OsStr;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
@@ -159,7 +158,7 @@ fn an_agent_survives_a_database_whose_answers_are_five_seconds_late() {
         return;
     };
     let data = Data::on(&database, EXAMPLE_SEED);
-    let proxy = Proxy::to(([127, 0, 0, 1], database.port()).into());
+    let proxy = Proxy::to(database.address());
     let url = postgres::at_port(data.url(), proxy.address().port());
     let mut command = drpcd();
     command
@@ -315,8 +314,7 @@ fn failed_over(leads_there_before: bool) {
     let Some((primary, standby)) = postgres::Server::with_standby() else {
         return;
     };
-    let place = |server: &postgres::Server| SocketAddr::from(([127, 0, 0, 1], server.port()));
-    let address = Proxy::to(place(&primary));
+    let address = Proxy::to(primary.address());
     let primary = RefCell::new(primary);
     let data = Data::through(&address, &primary.borrow(), EXAMPLE_SEED);
     let server = data.serve(&FLAGS);
@@ -336,7 +334,7 @@ fn failed_over(leads_there_before: bool) {
             primary.borrow_mut().stop(Shutdown::Immediate);
             address.set(Lane::GOOD, Lane::GOOD);
             if leads_there_before {
-                address.aim(place(&standby));
+                address.aim(standby.address());
                 // Until something is to be written, a standby is as good as any.
                 let told = || data.log().matches(CANNOT_WRITE).count() >= replicas;
                 eventually(told).unwrap();
@@ -344,7 +342,7 @@ fn failed_over(leads_there_before: bool) {
         },
         end: &|| {
             standby.promote();
-            address.aim(place(&standby));
+            address.aim(standby.address());
         },
         verb: &|verb| verb,
         reasons,
