@@ -162,7 +162,7 @@ pub fn table() -> Vec<Limit> {
             "each may hold the next row's until there is room",
         ),
         row(
-            "bytes buffered for a session then, received; to be sent",
+            "bytes buffered for a session then, and for one of several of an agent or of a user's clients, received; to be sent",
             size(serve::CROWDED_BUFFER),
             "as above",
         ),

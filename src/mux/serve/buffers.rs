@@ -2,8 +2,8 @@
 //!
 //! Owns the bounds. While there is room a session may hold much, so that a slow peer with large messages loses nothing. Once
 //! all sessions together hold as much as the process may, each may hold no more than an honest one ever needs, until there
-//! is room again: a few peers that hold all they can take from the others neither memory nor calls. Never reads or drops what
-//! is buffered.
+//! is room again: a few peers that hold all they can take from the others neither memory nor calls. Nor may one of several
+//! sessions of a peer ever hold more, or their number would be what bounds the peer. Never reads or drops what is buffered.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,7 +24,8 @@ pub const SESSION_SEND_LIMIT: usize = 2 * SESSION_SEND_BUFFER;
 pub const SESSION_RECEIVE_BUFFER: usize = 64 * 1024 * 1024;
 
 /// What takes the place of [`SESSION_RECEIVE_BUFFER`] and of [`SESSION_SEND_BUFFER`], with the limit at twice as much, while
-/// all sessions together hold as much as they may: two packets of the greatest size.
+/// all sessions together hold as much as they may, and while a session is one of several of its peer: two packets of the
+/// greatest size.
 pub const CROWDED_BUFFER: usize = 2 * MAX_PACKET;
 
 /// The account is kept in steps of so much, so that what most sessions ever hold, less, costs nothing.
@@ -72,12 +73,12 @@ impl Buffers {
         }))
     }
 
-    /// What a session may buffer now.
-    pub(super) fn bounds(&self) -> &'static Bounds {
-        if self.0.held.load(Ordering::Relaxed) < self.0.most {
-            &ROOMY
-        } else {
+    /// What a session may buffer now, which is one of several of its peer or not.
+    pub(super) fn bounds(&self, one_of_several: bool) -> &'static Bounds {
+        if one_of_several || self.held() >= self.0.most {
             &CROWDED
+        } else {
+            &ROOMY
         }
     }
 
@@ -143,13 +144,14 @@ mod tests {
         ] {
             one.set(5 * STEP);
             other.set(bytes);
-            let may = buffers.bounds().receive;
+            let may = buffers.bounds(false).receive;
             assert_eq!(may == CROWDED_BUFFER, crowded, "{bytes}");
             assert_eq!(may == SESSION_RECEIVE_BUFFER, !crowded, "{bytes}");
+            assert_eq!(buffers.bounds(true).receive, CROWDED_BUFFER, "{bytes}");
         }
         drop(one);
         assert_eq!(buffers.held(), 5 * STEP);
-        assert_eq!(buffers.bounds().begin, SESSION_SEND_BUFFER);
+        assert_eq!(buffers.bounds(false).begin, SESSION_SEND_BUFFER);
         drop(other);
         assert_eq!(buffers.held(), 0);
     }

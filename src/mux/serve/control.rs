@@ -108,7 +108,7 @@ impl Shared {
 
     /// What the session may buffer now.
     pub(super) fn bounds(&self) -> &'static Bounds {
-        self.buffers.bounds()
+        self.buffers.bounds(self.pace.is_shared())
     }
 
     /// Whether so much output is queued that nothing should be added.

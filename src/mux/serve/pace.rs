@@ -39,24 +39,15 @@ pub struct Paces(Arc<Mutex<HashMap<Uuid, Weak<Work>>>>);
 impl Paces {
     /// The work of one, by its id: the same for each of its sessions, and forgotten with the last of them.
     pub fn of(&self, peer: Uuid) -> Pace {
-        let new = || {
-            Arc::new(Work {
-                done: Mutex::default(),
-                among: Some((peer, self.clone())),
-            })
-        };
-        let work = match self.peers().entry(peer) {
-            Entry::Occupied(mut known) => known.get().upgrade().unwrap_or_else(|| {
-                let work = new();
-                known.insert(Arc::downgrade(&work));
-                work
-            }),
-            Entry::Vacant(unknown) => {
-                let work = new();
-                unknown.insert(Arc::downgrade(&work));
-                work
-            }
-        };
+        let mut peers = self.peers();
+        if let Some(work) = peers.get(&peer).and_then(Weak::upgrade) {
+            return Pace(work);
+        }
+        let work = Arc::new(Work {
+            done: Mutex::default(),
+            among: Some((peer, self.clone())),
+        });
+        peers.insert(peer, Arc::downgrade(&work));
         Pace(work)
     }
 
@@ -123,7 +114,7 @@ impl Pace {
         ahead.checked_sub(most).filter(|wait| !wait.is_zero())
     }
 
-    /// Whether other sessions of the peer may bring it ahead.
+    /// Whether the peer has other sessions.
     pub(super) fn is_shared(&self) -> bool {
         self.sessions() > 1
     }

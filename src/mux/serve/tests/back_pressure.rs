@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::super::buffers::Part;
 use super::super::{
-    Buffers, CROWDED_BUFFER, MAX_OVERFLOWS_PER_SECOND, SEND_BUFFER, SESSION_RECEIVE_BUFFER,
+    Buffers, CROWDED_BUFFER, MAX_OVERFLOWS_PER_SECOND, Pace, SEND_BUFFER, SESSION_RECEIVE_BUFFER,
     SESSION_SEND_BUFFER, SESSION_SEND_LIMIT,
 };
 use super::kit::*;
@@ -14,9 +14,33 @@ use crate::mux::MAX_PACKET;
 
 const WINDOW: usize = 256 * 1024;
 
-/// What all sessions may hold together so that one has the most room, and so that it has the least.
-const ROOMY: usize = usize::MAX;
-const CROWDED: usize = 0;
+/// Where a session has the most room, and where it has the least.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Alone,
+    /// Among sessions that hold as much as all together may.
+    Crowded,
+    /// Beside another one of its peer.
+    OneOfTwo,
+}
+
+/// A session in its place, and the other one of its peer, if there is one.
+fn session(place: Place) -> (Peer, Option<Pace>) {
+    let pace = Pace::default();
+    let other = matches!(place, Place::OneOfTwo).then(|| pace.clone());
+    let all = if matches!(place, Place::Crowded) {
+        0
+    } else {
+        usize::MAX
+    };
+    (Peer::beside(Buffers::new(all), pace, 1 << 20), other)
+}
+
+/// Streams that were reset since the last look.
+fn resets(peer: &mut Peer) -> usize {
+    let frames = frames(&peer.received());
+    frames.iter().filter(|frame| frame.1 & RST != 0).count()
+}
 
 fn payload_of(peer: &mut Peer, stream: u32) -> Vec<u8> {
     let messages = peer.received();
@@ -282,7 +306,11 @@ async fn hold(peer: &mut Peer, stream: u32, size: usize) {
 
 #[tokio::test(start_paused = true)]
 async fn a_session_may_hold_so_much_input_and_no_more() {
-    for (all, most) in [(ROOMY, SESSION_RECEIVE_BUFFER), (CROWDED, CROWDED_BUFFER)] {
+    for (place, most) in [
+        (Place::Alone, SESSION_RECEIVE_BUFFER),
+        (Place::Crowded, CROWDED_BUFFER),
+        (Place::OneOfTwo, CROWDED_BUFFER),
+    ] {
         let full = most / MAX_PACKET;
         // All of the greatest size, but for the last two.
         for (last_but_one, reset) in [
@@ -290,16 +318,16 @@ async fn a_session_may_hold_so_much_input_and_no_more() {
             (MAX_PACKET - 2, false),
             (MAX_PACKET - 1, true),
         ] {
-            let mut peer = Peer::within(Buffers::new(all));
+            let (mut peer, _other) = session(place);
             let sizes = (1..full).map(|_| MAX_PACKET).chain([last_but_one, 2]);
             for (stream, size) in (1..).step_by(2).zip(sizes) {
                 hold(&mut peer, stream, size).await;
             }
-            let resets = frames(&peer.received())
-                .iter()
-                .filter(|frame| frame.1 & RST != 0)
-                .count();
-            assert_eq!(resets, usize::from(reset), "{last_but_one} of {most}");
+            assert_eq!(
+                resets(&mut peer),
+                usize::from(reset),
+                "{place:?}: {last_but_one} of {most}"
+            );
             assert_eq!(peer.seen.running(), full + usize::from(!reset));
         }
     }
@@ -384,13 +412,17 @@ async fn a_session_that_hoards_input_loses_the_stream_that_does_it() {
 
 #[tokio::test(start_paused = true)]
 async fn calls_begin_until_as_much_waits_as_the_session_may_have() {
-    for (all, most) in [(ROOMY, SESSION_SEND_BUFFER), (CROWDED, CROWDED_BUFFER)] {
+    for (place, most) in [
+        (Place::Alone, SESSION_SEND_BUFFER),
+        (Place::Crowded, CROWDED_BUFFER),
+        (Place::OneOfTwo, CROWDED_BUFFER),
+    ] {
         for (waits, begins) in [(most - 1, true), (most, false), (most + 1, false)] {
-            let mut peer = Peer::within(Buffers::new(all));
+            let (mut peer, _other) = session(place);
             let queued = &peer.control.shared().queued;
             queued.store(waits, std::sync::atomic::Ordering::Relaxed);
             peer.send(&[call(1, "/t/Silent", "")]).await;
-            assert_eq!(peer.seen.running() == 1, begins, "{waits} of {most}");
+            assert_eq!(peer.seen.running() == 1, begins, "{place:?}: {waits} of {most}");
         }
     }
 }
@@ -485,9 +517,13 @@ async fn replies_of_calls_that_began_together_are_errors_once_too_much_waits() {
 #[tokio::test(start_paused = true)]
 async fn a_reply_is_an_error_from_the_limit_on() {
     const UNSENT: &str = "too much of this session waits to be sent";
-    for (all, most) in [(ROOMY, SESSION_SEND_LIMIT), (CROWDED, 2 * CROWDED_BUFFER)] {
+    for (place, most) in [
+        (Place::Alone, SESSION_SEND_LIMIT),
+        (Place::Crowded, 2 * CROWDED_BUFFER),
+        (Place::OneOfTwo, 2 * CROWDED_BUFFER),
+    ] {
         for (waits, reply) in [(most - 1, "slept"), (most, UNSENT), (most + 1, UNSENT)] {
-            let mut peer = Peer::within(Buffers::new(all));
+            let (mut peer, _other) = session(place);
             peer.send(&[call(1, "/t/Sleep", "1000")]).await;
             peer.control
                 .shared()
@@ -499,7 +535,7 @@ async fn a_reply_is_an_error_from_the_limit_on() {
             assert_eq!(
                 [is_told("slept"), is_told(UNSENT)],
                 [reply != UNSENT, reply == UNSENT],
-                "{waits} of {most}"
+                "{place:?}: {waits} of {most}"
             );
         }
     }
@@ -511,10 +547,6 @@ async fn while_all_sessions_hold_too_much_one_may_hold_no_more_than_an_honest_on
     let buffers = Buffers::new(ALL);
     let mut others = Part::of(&buffers);
     let mut peer = Peer::within(buffers.clone());
-    let resets = |peer: &mut Peer| {
-        let frames = frames(&peer.received());
-        frames.iter().filter(|frame| frame.1 & RST != 0).count()
-    };
     for (stream, of_others, reset) in [
         (1, ALL, 0),
         (3, ALL, 0),
@@ -530,4 +562,16 @@ async fn while_all_sessions_hold_too_much_one_may_hold_no_more_than_an_honest_on
     peer.served.abort();
     settle().await;
     assert_eq!(buffers.held(), ALL, "what a session held is given back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_has_its_room_once_it_is_its_peers_only_one() {
+    let (mut peer, other) = session(Place::OneOfTwo);
+    for (stream, reset) in [(1, 0), (3, 0), (5, 1)] {
+        hold(&mut peer, stream, MAX_PACKET).await;
+        assert_eq!(resets(&mut peer), reset, "{stream}");
+    }
+    drop(other);
+    hold(&mut peer, 7, MAX_PACKET).await;
+    assert_eq!(resets(&mut peer), 0);
 }
