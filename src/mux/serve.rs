@@ -68,9 +68,10 @@ const SEND_TURN: usize = 32 * 1024;
 /// Chunks read before the calls have their turn, so that reading cannot starve them.
 const READS_PER_TURN: usize = 32;
 
-/// Frames read before other sessions have their turn, that of a chunk on top: some hundred microseconds of work. A chunk of
-/// small frames may hold thousands.
-const FRAMES_PER_WAKE_UP: u32 = 1_024;
+/// Work of a peer, as a share of its second, after which other sessions have their turn: 33 streams or calls begun, or 525
+/// other frames, for either of which a processor takes up to a millisecond. A chunk may hold some hundred calls, or thousands
+/// of frames.
+const WORK_PER_WAKE_UP: Duration = Duration::from_millis(2);
 
 /// How long a peer that is ahead of its pace is not read from, at least: its sessions, of which one goes on at a time, are not
 /// all woken for every frame. What it may do meanwhile it may do after it.

@@ -6,23 +6,25 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::buffers::Part;
 use super::control::{Control, Shared};
+use super::pace::cost;
 use super::slot::Slot;
 use super::timer::{Alarm, Timer};
 use super::{
-    ACK_BACKLOG, ACK_DELAY, DRAIN_LIMIT, FRAMES_PER_WAKE_UP, READS_PER_TURN, SEND_BUFFER, SEND_TURN,
-    SHORTEST_PAUSE, SessionEnd, TURNS,
+    ACK_BACKLOG, ACK_DELAY, DRAIN_LIMIT, READS_PER_TURN, SEND_BUFFER, SEND_TURN, SHORTEST_PAUSE, SessionEnd,
+    TURNS, WORK_PER_WAKE_UP,
 };
 use crate::clock::{Clock, Instant};
 use crate::mux::call::Event as CallEvent;
 use crate::mux::error::{Status, TransportError};
 use crate::mux::pipe::{Pipe, PipeError};
 use crate::mux::registry::Registry;
-use crate::mux::session::{Event, Role, Session, StreamId, StreamMap};
+use crate::mux::session::{Event, Load, Role, Session, StreamId, StreamMap};
 
 pub(super) struct Driver<'r, S, P> {
     pipe: P,
@@ -35,8 +37,10 @@ pub(super) struct Driver<'r, S, P> {
     timer: Timer,
     /// Streams were reset because nobody reads their input, which is said once.
     overflowed: bool,
-    /// Frames that came in this wake-up.
-    frames_read: u32,
+    /// What the peer has made in this wake-up.
+    work: Duration,
+    /// Events of the last chunk wait for the next turn.
+    unfinished: bool,
     /// Calls that are being looked at in this turn.
     ready: Vec<StreamId>,
     /// Streams that wait for room in the session's output, in the order of their turns.
@@ -77,7 +81,8 @@ where
             clock,
             timer: Timer::default(),
             overflowed: false,
-            frames_read: 0,
+            work: Duration::ZERO,
+            unfinished: false,
             ready: Vec::new(),
             waiting_for_room: VecDeque::new(),
             waiting_for_others: VecDeque::new(),
@@ -103,7 +108,7 @@ where
     }
 
     fn poll_turns(&mut self, cx: &mut Context<'_>) -> Poll<SessionEnd> {
-        self.frames_read = 0;
+        self.work = Duration::ZERO;
         for _ in 0..TURNS {
             if let Some((cause, reason)) = self.shared.close_requested() {
                 return Poll::Ready(SessionEnd::Closed {
@@ -129,7 +134,7 @@ where
                 self.release_buffers();
                 return Poll::Pending;
             }
-            if self.frames_read >= FRAMES_PER_WAKE_UP {
+            if self.work >= WORK_PER_WAKE_UP {
                 break;
             }
         }
@@ -143,24 +148,30 @@ where
             if self.end.is_some() || self.session.is_flooded() || self.timer.is_set(Alarm::Pace) {
                 return true;
             }
-            if self.frames_read >= FRAMES_PER_WAKE_UP {
+            if self.work >= WORK_PER_WAKE_UP {
                 return false;
             }
             // Another session of the peer may have been read from instead.
             if self.shared.pace.is_shared() && self.is_ahead(self.clock.monotonic()) {
                 return true;
             }
+            if self.unfinished {
+                if self.take_events(Load::default(), self.clock.monotonic()) {
+                    return true;
+                }
+                continue;
+            }
             match self.pipe.poll_recv(cx) {
                 Poll::Pending => return true,
                 Poll::Ready(Some(Ok(chunk))) => {
                     let now = self.clock.monotonic();
                     self.shared.received(now);
-                    self.on_chunk(chunk);
-                    let mut load = self.session.take_load();
-                    load.frames = load.frames.saturating_add(self.pipe.take_frames());
-                    self.frames_read = self.frames_read.saturating_add(load.frames);
-                    self.shared.pace.charge(load, now);
-                    if self.is_ahead(now) {
+                    self.session.on_bytes(chunk);
+                    let load = Load {
+                        frames: self.pipe.take_frames(),
+                        ..Load::default()
+                    };
+                    if self.take_events(load, now) {
                         return true;
                     }
                 }
@@ -183,19 +194,36 @@ where
         wait.is_some()
     }
 
-    fn on_chunk(&mut self, chunk: Bytes) {
-        self.session.on_bytes(chunk);
-        while let Some(event) = self.session.poll_event() {
+    /// Works off what has come, up to a wake-up's worth, which took `load` to read. Whether the peer is ahead of its pace then.
+    fn take_events(&mut self, load: Load, now: Instant) -> bool {
+        let mut work = cost(load);
+        self.unfinished = true;
+        while self.work + work < WORK_PER_WAKE_UP {
+            let event = self.session.poll_event();
+            work += cost(self.session.take_load());
             match event {
-                Event::Opened(id) => self.slots.insert(id, Slot::new(id, &self.shared)),
-                Event::Data(id, data) => self.on_data(id, data),
-                Event::Writable(id) => self.flush(id),
-                Event::Fin(id) => self.on_fin(id),
-                Event::Reset(id) => self.abort(id, TransportError::Reset),
-                // Ours is the side that opens no streams.
-                Event::GoAway => {}
-                Event::Fatal(error) => self.end = Some(SessionEnd::Failed(error.into())),
+                Some(event) => self.on_event(event),
+                None => {
+                    self.unfinished = false;
+                    break;
+                }
             }
+        }
+        self.work += work;
+        self.shared.pace.charge(work, now);
+        self.is_ahead(now)
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Opened(id) => self.slots.insert(id, Slot::new(id, &self.shared)),
+            Event::Data(id, data) => self.on_data(id, data),
+            Event::Writable(id) => self.flush(id),
+            Event::Fin(id) => self.on_fin(id),
+            Event::Reset(id) => self.abort(id, TransportError::Reset),
+            // Ours is the side that opens no streams.
+            Event::GoAway => {}
+            Event::Fatal(error) => self.end = Some(SessionEnd::Failed(error.into())),
         }
     }
 

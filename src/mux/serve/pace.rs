@@ -28,8 +28,8 @@ pub const MAX_FRAMES_PER_SECOND: u32 = 262_144;
 /// Streams that one peer may lose in a second because nobody reads their input: each costs a look at all the others.
 pub const MAX_OVERFLOWS_PER_SECOND: u32 = 64;
 
-/// How far a peer may be ahead: a second's worth at once, in one session; in several, of which each may have a chunk read before
-/// it is anybody else's turn, so many times less. It has passed when the next chunk is read, so one chunk's work comes on top.
+/// How far a peer may be ahead: a second's worth at once, in one session; in several, of which each may be worked for before it
+/// is anybody else's turn, so many times less. It has passed when a session is next worked for, so one wake-up's work comes on top.
 pub const MAX_AHEAD: Duration = Duration::from_secs(1);
 
 /// The work of all peers that have several sessions, or may. Cheap to clone.
@@ -89,22 +89,15 @@ impl Drop for Work {
 }
 
 impl Pace {
-    /// Takes note of work that has come.
-    pub(super) fn charge(&self, load: Load, now: Instant) {
-        let cost = share(load.opens, MAX_OPENS_PER_SECOND)
-            + share(load.pings, MAX_PINGS_PER_SECOND)
-            + share(load.frames, MAX_FRAMES_PER_SECOND);
-        self.add(cost, now);
+    /// Takes note of work that has come: its share of a second.
+    pub(super) fn charge(&self, work: Duration, now: Instant) {
+        let mut done = self.0.done();
+        *done = Some(done.map_or(now, |done| done.max(now)) + work);
     }
 
     /// Takes note of a stream that was reset because nobody reads its input.
     pub(super) fn charge_overflow(&self, now: Instant) {
-        self.add(share(1, MAX_OVERFLOWS_PER_SECOND), now);
-    }
-
-    fn add(&self, cost: Duration, now: Instant) {
-        let mut done = self.0.done();
-        *done = Some(done.map_or(now, |done| done.max(now)) + cost);
+        self.charge(share(1, MAX_OVERFLOWS_PER_SECOND), now);
     }
 
     /// How long nothing more should be read; `None` while the peer is within its rate.
@@ -125,8 +118,19 @@ impl Pace {
     }
 }
 
+/// The share of its peer's second that work takes.
+pub(super) fn cost(load: Load) -> Duration {
+    share(load.opens, MAX_OPENS_PER_SECOND)
+        + share(load.pings, MAX_PINGS_PER_SECOND)
+        + share(load.frames, MAX_FRAMES_PER_SECOND)
+}
+
 /// The part of a second that `count` of `rate` may take.
 fn share(count: u32, rate: u32) -> Duration {
+    // Most work is of one kind, and this is asked for each frame.
+    if count == 0 {
+        return Duration::ZERO;
+    }
     Duration::from_secs(count.into()) / rate
 }
 
@@ -150,11 +154,11 @@ mod tests {
             let times = |count| load(one.opens * count, one.pings * count, one.frames * count);
             for count in [most - 1, most] {
                 let pace = Pace::default();
-                pace.charge(times(count), now);
+                pace.charge(cost(times(count)), now);
                 assert_eq!(pace.wait(now), None, "{count}");
             }
             let pace = Pace::default();
-            pace.charge(times(most + 1), now);
+            pace.charge(cost(times(most + 1)), now);
             assert_eq!(pace.wait(now), Some(Duration::from_secs(1) / most), "{most}");
         }
     }
@@ -183,9 +187,9 @@ mod tests {
         let (first, second, others) = (paces.of(one), paces.of(one), paces.of(other));
         assert!(first.is_shared() && second.is_shared() && !others.is_shared());
         // Half a second's worth for two.
-        first.charge(load(0, MAX_PINGS_PER_SECOND / 2, 0), now);
+        first.charge(cost(load(0, MAX_PINGS_PER_SECOND / 2, 0)), now);
         assert_eq!((first.wait(now), second.wait(now)), (None, None));
-        second.charge(load(0, 1, 0), now);
+        second.charge(cost(load(0, 1, 0)), now);
         let wait = Some(Duration::from_secs(1) / MAX_PINGS_PER_SECOND);
         assert_eq!((first.wait(now), second.wait(now)), (wait, wait));
         assert_eq!(others.wait(now), None);
@@ -204,12 +208,12 @@ mod tests {
         let clock = Clock::system();
         let pace = Pace::default();
         for _ in 0..100 {
-            pace.charge(load(MAX_OPENS_PER_SECOND / 10, 0, 0), clock.monotonic());
+            pace.charge(cost(load(MAX_OPENS_PER_SECOND / 10, 0, 0)), clock.monotonic());
             assert_eq!(pace.wait(clock.monotonic()), None);
             tokio::time::advance(Duration::from_millis(100)).await;
         }
         tokio::time::advance(Duration::from_hours(1)).await;
-        pace.charge(load(MAX_OPENS_PER_SECOND * 3, 0, 0), clock.monotonic());
+        pace.charge(cost(load(MAX_OPENS_PER_SECOND * 3, 0, 0)), clock.monotonic());
         assert_eq!(pace.wait(clock.monotonic()), Some(Duration::from_secs(2)));
         tokio::time::advance(Duration::from_secs(2)).await;
         assert_eq!(pace.wait(clock.monotonic()), None);

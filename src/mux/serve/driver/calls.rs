@@ -12,6 +12,7 @@ use crate::mux::pipe::Pipe;
 use crate::mux::registry::{Method, Outcome};
 use crate::mux::serve::DRAIN_LIMIT;
 use crate::mux::serve::cell::Reader;
+use crate::mux::serve::pace::cost;
 use crate::mux::serve::slot::{Panicked, Returned, Running, Stage, guard};
 use crate::mux::serve::timer::Alarm;
 use crate::mux::session::{Load, StreamId};
@@ -35,7 +36,9 @@ where
                 opens: 1,
                 ..Load::default()
             };
-            self.shared.pace.charge(load, self.clock.monotonic());
+            let work = cost(load);
+            self.work += work;
+            self.shared.pace.charge(work, self.clock.monotonic());
         }
         match self.registry.lookup(path) {
             Err(status) => {

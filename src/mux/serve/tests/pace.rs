@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::super::{
-    Buffers, FRAMES_PER_WAKE_UP, MAX_FRAMES_PER_SECOND, MAX_OPENS_PER_SECOND, MAX_PINGS_PER_SECOND, Paces,
-};
+use super::super::{Buffers, MAX_FRAMES_PER_SECOND, MAX_OPENS_PER_SECOND, MAX_PINGS_PER_SECOND, Paces};
 use super::kit::*;
 
 type Frame = dyn Fn(u32) -> String;
@@ -94,26 +92,70 @@ async fn sessions_of_one_peer_wait_for_each_other_and_go_on() {
     assert!(!one.received().is_empty() && !same.received().is_empty());
 }
 
-#[tokio::test(start_paused = true)]
-async fn other_sessions_have_their_turn_between_chunks_of_small_frames() {
+/// A session that counts how often it is polled.
+fn counted(capacity: usize) -> (Peer, Arc<AtomicUsize>) {
     let polls = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&polls);
-    let mut peer = Peer::with_session(8 << 20, |mut session| {
+    let peer = Peer::with_session(capacity, |mut session| {
         tokio::spawn(std::future::poll_fn(move |cx| {
             counted.fetch_add(1, Ordering::Relaxed);
             session.as_mut().poll(cx)
         }))
     });
+    (peer, polls)
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_sessions_have_their_turn_between_chunks_of_small_frames() {
+    let (mut peer, polls) = counted(8 << 20);
     settle().await;
     polls.store(0, Ordering::Relaxed);
+    let frames_of_a_turn = MAX_FRAMES_PER_SECOND / 1_000 * 2;
     for number in 0..8 {
-        let credit = window(0, 1, 0).repeat(FRAMES_PER_WAKE_UP as usize);
+        let credit = window(0, 1, 0).repeat(frames_of_a_turn as usize);
         peer.push(&bytes(&(credit + &ping(number))));
     }
     settle().await;
     assert_eq!(frames(&peer.received()).len(), 8);
     // A chunk for each turn, and one more to see that there is nothing.
     assert_eq!(polls.load(Ordering::Relaxed), 9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_sessions_have_their_turn_between_calls_that_came_at_once() {
+    const CALLS: u32 = 256;
+    let (mut peer, polls) = counted(8 << 20);
+    settle().await;
+    polls.store(0, Ordering::Relaxed);
+    let calls = (0..CALLS).map(|number| call(2 * number + 1, "/t/Echo", "x"));
+    peer.push(&bytes(&calls.collect::<String>()));
+    settle().await;
+    let replies = frames(&peer.received());
+    assert_eq!(
+        replies
+            .iter()
+            .filter(|frame| frame.0 == 0 && !frame.4.is_empty())
+            .count(),
+        256
+    );
+    let of_a_turn = MAX_OPENS_PER_SECOND / 500 + 1;
+    assert_eq!(polls.load(Ordering::Relaxed), CALLS.div_ceil(of_a_turn) as usize);
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_came_at_once_wait_within_them_once_their_peer_is_ahead() {
+    // More of them than one turn works off, so that the second turn meets the limit.
+    let mut peer = Peer::with_capacity(8 << 20);
+    let open_and_reset = |number: u32| window(SYN, 2 * number + 1, 0) + &window(RST, 2 * number + 1, 0);
+    flood(&mut peer, MAX_OPENS_PER_SECOND / 17 * 16 - 100, open_and_reset).await;
+    let first = 1_000_001;
+    let calls = (0..300).map(|number| call(first + 2 * number, "/t/Silent", "x"));
+    peer.push(&bytes(&calls.collect::<String>()));
+    settle().await;
+    let at_once = peer.seen.running();
+    assert!((100..200).contains(&at_once), "{at_once} calls at once");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(peer.seen.running(), 300);
 }
 
 #[tokio::test(start_paused = true)]
