@@ -69,13 +69,13 @@ const SEND_TURN: usize = 32 * 1024;
 const READS_PER_TURN: usize = 32;
 
 /// Work of a peer, as a share of its second, after which other sessions have their turn: 33 streams or calls begun, or 525
-/// other frames, for either of which a processor takes up to a millisecond. A chunk may hold some hundred calls, or thousands
-/// of frames.
+/// other frames, for either of which a processor takes up to a millisecond. Of a chunk, which may hold some hundred calls, the
+/// rest waits, but for what is over with the look at it, such as pings.
 const WORK_PER_WAKE_UP: Duration = Duration::from_millis(2);
 
 /// How long a peer that is ahead of its pace is not read from, at least: its sessions, of which one goes on at a time, are not
 /// all woken for every frame. What it may do meanwhile it may do after it.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 
 /// Turns before other sessions have theirs.
 const TURNS: usize = 16;

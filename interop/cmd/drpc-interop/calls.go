@@ -34,6 +34,7 @@ func runCalls(ctx context.Context, flags *flag.FlagSet, args []string) (any, boo
 	count := flags.Int("count", 20_000, "calls in all")
 	concurrency := flags.Int("concurrency", 1, "callers at a time")
 	sessions := flags.Int("sessions", 1, "sessions that they share")
+	tokens := tokensFlag(flags)
 	method := flags.String("method", "metadata", "metadata, stats, use, banners or unimplemented")
 	if err := parse(flags, args); err != nil {
 		return nil, false, err
@@ -45,9 +46,13 @@ func runCalls(ctx context.Context, flags *flag.FlagSet, args []string) (any, boo
 	if !ok {
 		return nil, false, fmt.Errorf("unknown method %q", *method)
 	}
+	dials, err := asAgents(*options, *tokens, *sessions)
+	if err != nil {
+		return nil, false, err
+	}
 	clients := make([]agentpb.DRPCAgentClient, *sessions)
-	for i := range clients {
-		session, err := transport.Dial(ctx, *options)
+	for i, dial := range dials {
+		session, err := transport.Dial(ctx, dial)
 		if err != nil {
 			return nil, false, err
 		}

@@ -23,6 +23,9 @@ import (
 // maxRun bounds every run.
 const maxRun = 2 * time.Hour
 
+// maxSessions bounds the sessions of a run that may have many.
+const maxSessions = 10_000
+
 // exitDied is the exit code when a real agent's process would have died.
 const exitDied = 3
 
@@ -93,6 +96,34 @@ func dialFlags(flags *flag.FlagSet) *transport.Options {
 	flags.BoolVar(&options.Cookie, "cookie", false, "send the token in a cookie")
 	flags.DurationVar(&options.StreamOpenTimeout, "stream-open-timeout", 0, "yamux's StreamOpenTimeout, 0 for its default")
 	return options
+}
+
+// tokensFlag adds the flag of verbs whose sessions may be those of many agents.
+func tokensFlag(flags *flag.FlagSet) *string {
+	return flags.String("tokens", "", "file with an agent's token on each line, taken in turn; --token without")
+}
+
+// asAgents is what count sessions dial, with the tokens of a file in turn if one is named; 0 is one for each token.
+func asAgents(options transport.Options, tokens string, count int) ([]transport.Options, error) {
+	list := []string{options.Token}
+	if tokens != "" {
+		var err error
+		if list, err = readLines(tokens); err != nil {
+			return nil, err
+		}
+	}
+	if count == 0 {
+		count = len(list)
+	}
+	if count < 0 || count > maxSessions {
+		return nil, fmt.Errorf("%d sessions are out of range", count)
+	}
+	dials := make([]transport.Options, count)
+	for i := range dials {
+		dials[i] = options
+		dials[i].Token = list[i%len(list)]
+	}
+	return dials, nil
 }
 
 func parse(flags *flag.FlagSet, args []string) error {

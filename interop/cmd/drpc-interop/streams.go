@@ -80,29 +80,15 @@ type idleResult struct {
 func runIdle(ctx context.Context, flags *flag.FlagSet, args []string) (any, bool, error) {
 	options := dialFlags(flags)
 	agents := flags.Int("agents", 0, "sessions, each with its two long streams; 0 is one for each token")
-	tokens := flags.String("tokens", "", "file with an agent's token on each line, taken in turn; --token without")
+	tokens := tokensFlag(flags)
 	hold := flags.Duration("hold", 10*time.Second, "how long they stay")
 	report := flags.Bool("report", false, "also report statistics and ask for banners, as often as a real agent does")
 	if err := parse(flags, args); err != nil {
 		return nil, false, err
 	}
-	list := []string{options.Token}
-	if *tokens != "" {
-		var err error
-		if list, err = readLines(*tokens); err != nil {
-			return nil, false, err
-		}
-	}
-	if *agents == 0 {
-		*agents = len(list)
-	}
-	if *agents < 0 || *agents > maxIdle {
-		return nil, false, errors.New("agents out of range")
-	}
-	dials := make([]transport.Options, *agents)
-	for i := range dials {
-		dials[i] = *options
-		dials[i].Token = list[i%len(list)]
+	dials, err := asAgents(*options, *tokens, *agents)
+	if err != nil {
+		return nil, false, err
 	}
 	return holdIdle(ctx, dials, *hold, *report)
 }

@@ -3,7 +3,7 @@
 //! Owns the bounds. While there is room a session may hold much, so that a slow peer with large messages loses nothing. Once
 //! all sessions together hold as much as the process may, each may hold no more than an honest one ever needs, until there
 //! is room again: a few peers that hold all they can take from the others neither memory nor calls. Nor may one of several
-//! sessions of a peer ever hold more, or their number would be what bounds the peer. Never reads or drops what is buffered.
+//! sessions of a peer take more, or their number would be what bounds the peer. Never reads or drops what is buffered.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -73,7 +73,8 @@ impl Buffers {
         }))
     }
 
-    /// What a session may buffer now, which is one of several of its peer or not.
+    /// What a session may buffer now, which is one of several of its peer or not. A change wakes nobody: what waits for room
+    /// looks again with the next frame or ping.
     pub(super) fn bounds(&self, one_of_several: bool) -> &'static Bounds {
         if one_of_several || self.held() >= self.0.most {
             &CROWDED

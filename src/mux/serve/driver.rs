@@ -12,7 +12,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::buffers::Part;
 use super::control::{Control, Shared};
-use super::pace::cost;
+use super::pace::{CALL, OVERFLOW, cost};
 use super::slot::Slot;
 use super::timer::{Alarm, Timer};
 use super::{
@@ -37,7 +37,7 @@ pub(super) struct Driver<'r, S, P> {
     timer: Timer,
     /// Streams were reset because nobody reads their input, which is said once.
     overflowed: bool,
-    /// What the peer has made in this wake-up.
+    /// What the peer has made in this wake-up. From [`WORK_PER_WAKE_UP`] on nothing more is begun.
     work: Duration,
     /// Events of the last chunk wait for the next turn.
     unfinished: bool,
@@ -194,7 +194,8 @@ where
         wait.is_some()
     }
 
-    /// Works off what has come, up to a wake-up's worth, which took `load` to read. Whether the peer is ahead of its pace then.
+    /// Works off what has come, which took `load` to read: up to a wake-up's worth, and what of it makes no event on top. Whether
+    /// the peer is ahead of its pace then.
     fn take_events(&mut self, load: Load, now: Instant) -> bool {
         let mut work = cost(load);
         self.unfinished = true;
@@ -243,7 +244,8 @@ where
             if !std::mem::replace(&mut self.overflowed, true) {
                 tracing::warn!(%id, "too much unread input in one session; its streams are reset");
             }
-            self.shared.pace.charge_overflow(self.clock.monotonic());
+            self.work += OVERFLOW;
+            self.shared.pace.charge(OVERFLOW, self.clock.monotonic());
             self.session.reset(id);
             self.abort(id, TransportError::Reset);
         }
@@ -272,7 +274,7 @@ where
                 break;
             };
             match event {
-                event if slot.begins(&event) && self.shared.is_full() => {
+                event if slot.begins(&event) && (self.shared.is_full() || self.work >= WORK_PER_WAKE_UP) => {
                     slot.cell.lock().next = Some(event);
                     self.wait_for_others(id);
                     break;
@@ -396,11 +398,20 @@ where
         !self.waiting_for_others.is_empty() && !self.shared.is_full()
     }
 
+    /// Each once: those that wait again do so until the next time.
     fn go_on(&mut self) {
-        for id in std::mem::take(&mut self.waiting_for_others) {
+        for _ in 0..self.waiting_for_others.len() {
+            if self.work >= WORK_PER_WAKE_UP {
+                return;
+            }
+            let Some(id) = self.waiting_for_others.pop_front() else {
+                return;
+            };
             if let Some(slot) = self.slots.get_mut(id) {
                 slot.waits_for_others = false;
                 slot.cell.wake_sender();
+                // Its pace was charged when it came.
+                self.work += CALL;
                 self.advance(id);
             }
         }
@@ -520,8 +531,15 @@ where
 
     /// A peer that left in good order is no failure, even if a write notices it first.
     fn write_failed(&mut self, cx: &mut Context<'_>, error: PipeError) -> SessionEnd {
-        self.poll_read(cx);
-        self.run_ready();
+        // What it has sent may be more than a wake-up's worth.
+        for _ in 0..TURNS {
+            self.work = Duration::ZERO;
+            let all_read = self.poll_read(cx);
+            self.run_ready();
+            if all_read || self.end.is_some() {
+                break;
+            }
+        }
         match self.end.take() {
             Some(SessionEnd::PeerLeft) => SessionEnd::PeerLeft,
             _ => SessionEnd::Failed(error.into()),

@@ -30,6 +30,7 @@ pub const MAX_OVERFLOWS_PER_SECOND: u32 = 64;
 
 /// How far a peer may be ahead: a second's worth at once, in one session; in several, of which each may be worked for before it
 /// is anybody else's turn, so many times less. It has passed when a session is next worked for, so one wake-up's work comes on top.
+/// What has come already is worked off all the same.
 pub const MAX_AHEAD: Duration = Duration::from_secs(1);
 
 /// The work of all peers that have several sessions, or may. Cheap to clone.
@@ -95,11 +96,6 @@ impl Pace {
         *done = Some(done.map_or(now, |done| done.max(now)) + work);
     }
 
-    /// Takes note of a stream that was reset because nobody reads its input.
-    pub(super) fn charge_overflow(&self, now: Instant) {
-        self.charge(share(1, MAX_OVERFLOWS_PER_SECOND), now);
-    }
-
     /// How long nothing more should be read; `None` while the peer is within its rate.
     pub(super) fn wait(&self, now: Instant) -> Option<Duration> {
         let ahead = (*self.0.done())?.saturating_duration_since(now);
@@ -125,13 +121,23 @@ pub(super) fn cost(load: Load) -> Duration {
         + share(load.frames, MAX_FRAMES_PER_SECOND)
 }
 
+/// The share of a call that begins on a stream which is open already, or which waited.
+pub(super) const CALL: Duration = share(1, MAX_OPENS_PER_SECOND);
+
+/// The share of a stream that is reset because nobody reads its input.
+pub(super) const OVERFLOW: Duration = share(1, MAX_OVERFLOWS_PER_SECOND);
+
 /// The part of a second that `count` of `rate` may take.
-fn share(count: u32, rate: u32) -> Duration {
+const fn share(count: u32, rate: u32) -> Duration {
     // Most work is of one kind, and this is asked for each frame.
     if count == 0 {
         return Duration::ZERO;
     }
-    Duration::from_secs(count.into()) / rate
+    match Duration::from_secs(count as u64).checked_div(rate) {
+        Some(share) => share,
+        // No rate is 0.
+        None => Duration::MAX,
+    }
 }
 
 #[cfg(test)]
@@ -169,10 +175,10 @@ mod tests {
         let pace = Pace::default();
         for _ in 0..MAX_OVERFLOWS_PER_SECOND {
             assert_eq!(pace.wait(now), None);
-            pace.charge_overflow(now);
+            pace.charge(OVERFLOW, now);
         }
         assert_eq!(pace.wait(now), None);
-        pace.charge_overflow(now);
+        pace.charge(OVERFLOW, now);
         assert_eq!(
             pace.wait(now),
             Some(Duration::from_secs(1) / MAX_OVERFLOWS_PER_SECOND)

@@ -12,10 +12,10 @@ use crate::mux::pipe::Pipe;
 use crate::mux::registry::{Method, Outcome};
 use crate::mux::serve::DRAIN_LIMIT;
 use crate::mux::serve::cell::Reader;
-use crate::mux::serve::pace::cost;
+use crate::mux::serve::pace::CALL;
 use crate::mux::serve::slot::{Panicked, Returned, Running, Stage, guard};
 use crate::mux::serve::timer::Alarm;
-use crate::mux::session::{Load, StreamId};
+use crate::mux::session::StreamId;
 
 /// What a caller is told whose reply has no room beside what its session has not read yet.
 const UNSENT: &str = "too much of this session waits to be sent";
@@ -32,13 +32,8 @@ where
         slot.lingered = 0;
         if slot.served {
             // The first call of a stream counts with the stream.
-            let load = Load {
-                opens: 1,
-                ..Load::default()
-            };
-            let work = cost(load);
-            self.work += work;
-            self.shared.pace.charge(work, self.clock.monotonic());
+            self.work += CALL;
+            self.shared.pace.charge(CALL, self.clock.monotonic());
         }
         match self.registry.lookup(path) {
             Err(status) => {

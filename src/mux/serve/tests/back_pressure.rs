@@ -294,7 +294,7 @@ fn request_of(bytes: usize) -> Vec<u8> {
 }
 
 /// Makes a call whose handler keeps a request of so many bytes.
-async fn hold(peer: &mut Peer, stream: u32, size: usize) {
+pub(super) async fn hold(peer: &mut Peer, stream: u32, size: usize) {
     peer.send(&[open(stream, "/t/Silent")]).await;
     for part in request_of(size).chunks(64 * 1024) {
         let header = bytes(&data(0, stream, ""));

@@ -6,8 +6,13 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::super::{Buffers, MAX_FRAMES_PER_SECOND, MAX_OPENS_PER_SECOND, MAX_PINGS_PER_SECOND, Paces};
+use super::super::{
+    Buffers, MAX_FRAMES_PER_SECOND, MAX_OPENS_PER_SECOND, MAX_PINGS_PER_SECOND, Paces,
+    SESSION_RECEIVE_BUFFER, SESSION_SEND_BUFFER, SessionEnd, WORK_PER_WAKE_UP,
+};
+use super::back_pressure::{hold, queue};
 use super::kit::*;
+use crate::mux::MAX_PACKET;
 
 type Frame = dyn Fn(u32) -> String;
 
@@ -92,6 +97,12 @@ async fn sessions_of_one_peer_wait_for_each_other_and_go_on() {
     assert!(!one.received().is_empty() && !same.received().is_empty());
 }
 
+/// Work of a kind, of which a peer may make so much in a second, that is more than others wait for.
+fn of_a_turn(rate: u32) -> u32 {
+    let most = WORK_PER_WAKE_UP.as_millis() * u128::from(rate) / 1_000;
+    u32::try_from(most).unwrap() + 1
+}
+
 /// A session that counts how often it is polled.
 fn counted(capacity: usize) -> (Peer, Arc<AtomicUsize>) {
     let polls = Arc::new(AtomicUsize::new(0));
@@ -110,7 +121,7 @@ async fn other_sessions_have_their_turn_between_chunks_of_small_frames() {
     let (mut peer, polls) = counted(8 << 20);
     settle().await;
     polls.store(0, Ordering::Relaxed);
-    let frames_of_a_turn = MAX_FRAMES_PER_SECOND / 1_000 * 2;
+    let frames_of_a_turn = of_a_turn(MAX_FRAMES_PER_SECOND);
     for number in 0..8 {
         let credit = window(0, 1, 0).repeat(frames_of_a_turn as usize);
         peer.push(&bytes(&(credit + &ping(number))));
@@ -138,13 +149,13 @@ async fn other_sessions_have_their_turn_between_calls_that_came_at_once() {
             .count(),
         256
     );
-    let of_a_turn = MAX_OPENS_PER_SECOND / 500 + 1;
-    assert_eq!(polls.load(Ordering::Relaxed), CALLS.div_ceil(of_a_turn) as usize);
+    let turns = CALLS.div_ceil(of_a_turn(MAX_OPENS_PER_SECOND));
+    assert_eq!(polls.load(Ordering::Relaxed), turns as usize);
 }
 
 #[tokio::test(start_paused = true)]
 async fn calls_that_came_at_once_wait_within_them_once_their_peer_is_ahead() {
-    // More of them than one turn works off, so that the second turn meets the limit.
+    // More of them than one turn works off, so that a later turn meets the limit.
     let mut peer = Peer::with_capacity(8 << 20);
     let open_and_reset = |number: u32| window(SYN, 2 * number + 1, 0) + &window(RST, 2 * number + 1, 0);
     flood(&mut peer, MAX_OPENS_PER_SECOND / 17 * 16 - 100, open_and_reset).await;
@@ -158,19 +169,114 @@ async fn calls_that_came_at_once_wait_within_them_once_their_peer_is_ahead() {
     assert_eq!(peer.seen.running(), 300);
 }
 
+/// A call of a stream's many, which is cancelled at once.
+fn invoke_and_cancel(number: u32) -> String {
+    let call = number + 1;
+    let parts = [0, 7, 14, 21].map(|shift| call >> shift & 0x7f | u32::from(shift < 21) << 7);
+    let varint = parts.map(|part| format!("{part:02x}")).concat();
+    format!("03{varint}01072f742f4563686f89{varint}0200")
+}
+
 #[tokio::test(start_paused = true)]
 async fn calls_on_one_stream_count_as_streams_do() {
     let mut peer = Peer::with_capacity(8 << 20);
-    let invoke = |number: u32| {
-        // A call of its own, which is cancelled at once.
-        let stream = number + 1;
-        let parts = [0, 7, 14, 21].map(|shift| stream >> shift & 0x7f | u32::from(shift < 21) << 7);
-        let varint = parts.map(|part| format!("{part:02x}")).concat();
-        let drpc = format!("03{varint}01072f742f4563686f 89{varint}0200").replace(' ', "");
-        data(if number == 0 { SYN } else { 0 }, 1, &drpc)
-    };
+    let invoke = |number: u32| data(if number == 0 { SYN } else { 0 }, 1, &invoke_and_cancel(number));
     flood(&mut peer, MAX_OPENS_PER_SECOND + MAX_OPENS_PER_SECOND / 5, invoke).await;
     assert!(!answers(&mut peer, 3).await);
     tokio::time::sleep(Duration::from_millis(400)).await;
     assert!(!peer.received().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_sessions_have_their_turn_between_calls_of_one_frame() {
+    const CALLS: u32 = 200;
+    let (mut peer, polls) = counted(8 << 20);
+    settle().await;
+    polls.store(0, Ordering::Relaxed);
+    peer.push(&bytes(&data(
+        SYN,
+        1,
+        &(0..CALLS).map(invoke_and_cancel).collect::<String>(),
+    )));
+    settle().await;
+    let turns = CALLS.div_ceil(of_a_turn(MAX_OPENS_PER_SECOND));
+    assert_eq!(polls.load(Ordering::Relaxed), turns as usize);
+    assert_eq!(peer.seen.take().len(), 0);
+    peer.send(&[data(
+        0,
+        1,
+        &(invoke_and_cancel(CALLS) + &invoke_and_cancel(CALLS + 1)),
+    )])
+    .await;
+    assert!(answers(&mut peer, 3).await, "nothing is in disorder");
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_sessions_have_their_turn_between_calls_that_waited_for_room() {
+    const CALLS: u32 = 100;
+    let (mut peer, polls) = counted(8 << 20);
+    queue(&mut peer, SESSION_SEND_BUFFER).await;
+    for number in 0..CALLS {
+        peer.send(&[call(2 * number + 1, "/t/Silent", "x")]).await;
+    }
+    assert_eq!(peer.seen.running(), 0);
+    polls.store(0, Ordering::Relaxed);
+    queue(&mut peer, 0).await;
+    assert_eq!(peer.seen.running(), CALLS as usize);
+    let turns = CALLS.div_ceil(of_a_turn(MAX_OPENS_PER_SECOND));
+    assert!(polls.load(Ordering::Relaxed) >= turns as usize);
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_that_are_reset_for_want_of_room_have_a_turn_each() {
+    const STREAMS: u32 = 10;
+    let (mut peer, polls) = counted(8 << 20);
+    // All that may be held, and as many further streams as are to be reset.
+    let full = u32::try_from(SESSION_RECEIVE_BUFFER / MAX_PACKET).unwrap();
+    for number in 0..full {
+        hold(&mut peer, 2 * number + 1, MAX_PACKET).await;
+    }
+    settle().await;
+    polls.store(0, Ordering::Relaxed);
+    let more = (full..full + STREAMS).map(|number| call(2 * number + 1, "/t/Silent", "x"));
+    peer.push(&bytes(&more.collect::<String>()));
+    settle().await;
+    assert_eq!(
+        frames(&peer.received())
+            .iter()
+            .filter(|frame| frame.1 & RST != 0)
+            .count(),
+        10
+    );
+    assert!(polls.load(Ordering::Relaxed) >= 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_came_before_the_end_is_worked_off_however_much_it_is() {
+    const CALLS: u32 = 256;
+    let calls = || {
+        (0..CALLS)
+            .map(|number| call(2 * number + 1, "/t/Echo", "x"))
+            .collect::<String>()
+    };
+    // A clean end, one within a frame, and a frame that ends the session.
+    let mut peer = Peer::with_capacity(8 << 20);
+    peer.push(&bytes(&calls()));
+    peer.close(1000);
+    let seen = peer.seen.clone();
+    assert!(matches!(peer.end().await, SessionEnd::PeerLeft));
+    assert_eq!(seen.take().len(), CALLS as usize);
+    let mut peer = Peer::with_capacity(8 << 20);
+    peer.push(&bytes(&(calls() + "00")));
+    peer.close(1000);
+    let seen = peer.seen.clone();
+    assert!(matches!(peer.end().await, SessionEnd::Failed(_)));
+    assert_eq!(seen.take().len(), CALLS as usize);
+    let mut peer = Peer::with_capacity(8 << 20);
+    peer.push(&bytes(
+        &(calls() + "010000000000000000000000" + &call(2 * CALLS + 1, "/t/Echo", "x")),
+    ));
+    let seen = peer.seen.clone();
+    assert!(matches!(peer.end().await, SessionEnd::Failed(_)));
+    assert_eq!(seen.take().len(), CALLS as usize);
 }
