@@ -148,7 +148,8 @@ where
             if self.end.is_some() || self.session.is_flooded() || self.timer.is_set(Alarm::Pace) {
                 return true;
             }
-            if self.work >= WORK_PER_WAKE_UP {
+            // What has come is begun before more is read, so that the peer's pace knows of it.
+            if self.work >= WORK_PER_WAKE_UP || self.may_go_on() {
                 return false;
             }
             // Another session of the peer may have been read from instead.

@@ -212,6 +212,25 @@ async fn other_sessions_have_their_turn_between_calls_of_one_frame() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn calls_of_one_frame_are_begun_before_more_is_read() {
+    const CALLS: u32 = 101;
+    let mut peer = Peer::with_capacity(8 << 20);
+    // The last of them stays.
+    let last = "03 65 01 09 2f742f53696c656e74  05 65 02 02 7801";
+    let calls = (0..CALLS - 1).map(invoke_and_cancel).collect::<String>() + last;
+    let streams = 2 * MAX_OPENS_PER_SECOND / CALLS;
+    for number in 0..streams {
+        peer.push(&bytes(&data(SYN, 2 * number + 1, &calls)));
+    }
+    settle().await;
+    let (worked_off, half) = (peer.seen.running(), streams as usize / 2);
+    assert!(
+        (half - 2..half + 2).contains(&worked_off),
+        "{worked_off} of {streams}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn other_sessions_have_their_turn_between_calls_that_waited_for_room() {
     const CALLS: u32 = 100;
     let (mut peer, polls) = counted(8 << 20);
