@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::ffi::OsStr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
@@ -308,6 +309,9 @@ fn an_agent_survives_a_database_that_takes_no_writes() {
     survives(&kit.data, kit.server, SHORT, &outage);
 }
 
+/// Where nobody listens.
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
+
 /// The server of a database dies for good, and its standby takes over. The address of the database leads there once the
 /// standby takes writes, or as soon as nobody else is there.
 fn failed_over(leads_there_before: bool) {
@@ -329,6 +333,9 @@ fn failed_over(leads_there_before: bool) {
             // What is under way is answered first: of a commit that is stored and not acknowledged nobody knows, so its lines are
             // stored twice.
             address.set(Lane::SILENT, Lane::GOOD);
+            // Whoever dials a server that stops is a process of it, which stays until something comes or a minute is over: nobody
+            // may dial it in silence.
+            address.aim(NOWHERE);
             eventually(|| asked(primary.borrow().url()) == 0).unwrap();
             std::thread::sleep(ANSWERED);
             primary.borrow_mut().stop(Shutdown::Immediate);
