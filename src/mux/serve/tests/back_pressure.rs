@@ -37,7 +37,7 @@ fn session(place: Place) -> (Peer, Option<Pace>) {
 }
 
 /// Streams that were reset since the last look.
-fn resets(peer: &mut Peer) -> usize {
+pub(super) fn resets(peer: &mut Peer) -> usize {
     let frames = frames(&peer.received());
     frames.iter().filter(|frame| frame.1 & RST != 0).count()
 }
