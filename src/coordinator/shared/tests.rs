@@ -13,7 +13,7 @@ use crate::coordinator::suite::{Harness, coordinator_suite};
 use crate::proto::tailnet::coordinate_response::peer_update::Kind;
 use crate::pubsub::{Remote, Subscription};
 use crate::store::postgres::notify::Notifications;
-use crate::store::testing::{Engine, Place, Raw, coder, postgres};
+use crate::store::testing::{Place, Raw, coder, postgres};
 use crate::store::{PeerWrite, Tunnel};
 
 mod cases;
@@ -137,7 +137,7 @@ impl Replicas {
 
     /// With a real database; nothing without Postgres.
     async fn on_postgres(count: usize) -> Option<Self> {
-        Self::at(Place::new(Engine::Postgres), count).await
+        Self::at(Place::of_postgres()?, count).await
     }
 
     /// With the database of a coder deployment, whose triggers notify.

@@ -60,9 +60,9 @@ async fn full() -> (Place, Raw) {
 
 /// An empty database of the newest schema; `None` without Postgres.
 async fn empty() -> Option<(Place, Raw)> {
-    let place = Place::new(Engine::Postgres);
+    let place = Place::of_postgres()?;
     let raw = place.connect().await;
-    matches!(raw, Raw::Postgres(_)).then_some((place, raw))
+    Some((place, raw))
 }
 
 fn postgres(raw: &mut Raw) -> &mut PgConnection {

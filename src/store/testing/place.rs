@@ -48,9 +48,14 @@ impl Place {
     pub(crate) fn new(engine: Engine) -> Self {
         let database = match engine {
             Engine::Sqlite => None,
-            Engine::Postgres => migrated().map(Template::database),
+            Engine::Postgres => Self::of_postgres(),
         };
-        database.map_or_else(|| Self::Sqlite(TempDir::new().unwrap()), Self::Postgres)
+        database.unwrap_or_else(|| Self::Sqlite(TempDir::new().unwrap()))
+    }
+
+    /// An empty place for what only Postgres does; `None` without it, which is said.
+    pub(crate) fn of_postgres() -> Option<Self> {
+        migrated().map(|template| Self::Postgres(template.database()))
     }
 
     pub(crate) async fn open(&self) -> SqlStore {

@@ -4,14 +4,12 @@ use sqlx::{Connection as _, Executor as _, PgConnection, SqlSafeStr as _};
 
 use super::*;
 use crate::store::coordination_contract;
-use crate::store::testing::{Engine, Place, coder};
+use crate::store::testing::{Place, coder};
 
 /// A store on Postgres, and the place in which it lives; nothing without Postgres.
 async fn store() -> Option<(Arc<SqlStore>, Place)> {
-    match Place::new(Engine::Postgres) {
-        Place::Sqlite(_) => None,
-        place @ Place::Postgres(_) => Some((Arc::new(place.open().await), place)),
-    }
+    let place = Place::of_postgres()?;
+    Some((Arc::new(place.open().await), place))
 }
 
 coordination_contract!(

@@ -8,7 +8,7 @@ use super::*;
 use crate::store::postgres::coordination;
 use crate::store::sql::all_statements;
 use crate::store::testing::postgres::Database;
-use crate::store::testing::{Engine, Place, Raw, coder};
+use crate::store::testing::{Place, Raw, coder};
 
 pub(super) async fn connect(database: &Database) -> PgConnection {
     PgConnection::connect(database.url()).await.unwrap()
@@ -265,9 +265,11 @@ async fn every_statement_needs_no_more_than_is_looked_for() {
 
 #[tokio::test]
 async fn what_is_looked_for_is_in_our_own_schema_too() {
-    let place = Place::new(Engine::Postgres);
-    let Raw::Postgres(mut connection) = place.connect().await else {
+    let Some(place) = Place::of_postgres() else {
         return;
+    };
+    let Raw::Postgres(mut connection) = place.connect().await else {
+        panic!("a place of Postgres");
     };
     assert_eq!(layout(&mut connection).await.unwrap(), Found::Own);
     assert_eq!(examine(&mut connection).await.unwrap().missing, [""; 0]);

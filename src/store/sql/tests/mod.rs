@@ -92,7 +92,10 @@ struct Kit<E> {
 
 impl<E: OnEngine> Kit<E> {
     async fn new() -> Self {
-        let place = Place::new(E::ENGINE);
+        Self::at(Place::new(E::ENGINE)).await
+    }
+
+    async fn at(place: Place) -> Self {
         let store = place.open().await;
         let raw = place.connect().await;
         Self {

@@ -1,8 +1,16 @@
 //! The tests of both engines on Postgres.
 
 use super::{EXAMPLE, NOW, SMALL, TICK, at};
+use crate::store::testing::Place;
 
 type Kit = super::Kit<super::OnPostgres>;
+
+impl Kit {
+    /// For what only Postgres does; `None` without it.
+    async fn of_postgres() -> Option<Self> {
+        Some(Self::at(Place::of_postgres()?).await)
+    }
+}
 
 #[path = "activity.rs"]
 mod activity;
