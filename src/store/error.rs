@@ -20,15 +20,18 @@ pub enum StoreError {
     /// The store is away (connection lost, lock or pool timeout, disk full, I/O error); trying again may help.
     #[error("{0}")]
     Unavailable(String),
+    /// Another transaction went first (deadlock, serialization failure); nothing was written, and trying again at once helps.
+    #[error("{0}")]
+    Conflict(String),
     /// The engine's answer is an error that trying again will not change.
     #[error("{0}")]
     Rejected(String),
 }
 
 impl StoreError {
-    /// Whether the store is away rather than having answered.
+    /// Whether the store is away, or busy with others, rather than having answered.
     pub fn is_unavailable(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
+        matches!(self, Self::Unavailable(_) | Self::Conflict(_))
     }
 
     /// Whether `violation` is what refused the write.

@@ -10,11 +10,14 @@ use crate::store::{StoreError, Violation};
 /// failures of its system, damaged files (https://www.postgresql.org/docs/current/errcodes-appendix.html).
 const AWAY_CLASSES: [&str; 4] = ["08", "53", "58", "XX"];
 
-/// And single ones: a standby that does not write, a transaction that idled too long; serialization failure, deadlock, a
-/// lock that was not to be had; a statement that was cancelled; shutdown, crash, start-up, idle too long.
-const AWAY: [&str; 10] = [
-    "25006", "25P03", "40001", "40P01", "55P03", "57014", "57P01", "57P02", "57P03", "57P05",
+/// And single ones: a standby that does not write, a transaction that idled too long; a lock that was not to be had; a
+/// statement that was cancelled; shutdown, crash, start-up, idle too long.
+const AWAY: [&str; 8] = [
+    "25006", "25P03", "55P03", "57014", "57P01", "57P02", "57P03", "57P05",
 ];
+
+/// Those of a transaction that another one went before: serialization failure, deadlock.
+const CONFLICT: [&str; 2] = ["40001", "40P01"];
 
 /// What the original's triggers say, and ours with them.
 const NAME_TAKEN: &str = "workspace agent name \"";
@@ -84,6 +87,9 @@ pub(in crate::store) fn store_error(error: &sqlx::Error) -> StoreError {
     }
     if AWAY_CLASSES.iter().any(|class| code.starts_with(class)) || AWAY.contains(&&*code) {
         return StoreError::Unavailable(text);
+    }
+    if CONFLICT.contains(&&*code) {
+        return StoreError::Conflict(text);
     }
     let violation = match answer.constraint() {
         Some("max_logs_length") => Violation::MaxLogsLength,

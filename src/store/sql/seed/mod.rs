@@ -38,14 +38,24 @@ pub(super) fn statements() -> [&'static [&'static Statement]; 5] {
     ]
 }
 
+/// How often a file is written, at most. Agents at work lock the rows of several of them too, in the order of their ids, and
+/// a file has an order of its own: on Postgres one of the two is ended then.
+const TRIES: usize = 5;
+
 pub(super) async fn apply(
     database: &Database,
     seed: &Seed,
     now: Timestamp,
 ) -> Result<Vec<SeededAgent>, StoreError> {
-    let mut transaction = database.exclusive().await?;
-    let outcome = apply_in(&mut transaction, seed, now).await;
-    transaction.finish(outcome).await
+    let mut tries = 1;
+    loop {
+        let mut transaction = database.exclusive().await?;
+        let outcome = apply_in(&mut transaction, seed, now).await;
+        match transaction.finish(outcome).await {
+            Err(StoreError::Conflict(_)) if tries < TRIES => tries += 1,
+            outcome => return outcome,
+        }
+    }
 }
 
 async fn apply_in(

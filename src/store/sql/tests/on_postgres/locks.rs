@@ -1,7 +1,10 @@
 //! Statements of two servers that lock the same rows.
 
-use super::{Kit, TICK, at};
+use std::time::Duration;
+
+use super::{Kit, NOW, TICK, at};
 use crate::ids::{AgentId, AppId, ReplicaId, WorkspaceId};
+use crate::seed::Seed;
 use crate::store::{AppHealth, ConnectionChange, MetadataValue, SqlStore, Store as _};
 
 /// Rows that each statement writes.
@@ -33,6 +36,22 @@ const SLOW: &str = "
         EXECUTE format('ALTER DATABASE %I SET enable_mergejoin = off', current_database());
         EXECUTE format('ALTER DATABASE %I SET enable_seqscan = off', current_database());
     END $$";
+
+/// How often the database has ended a statement because two waited for each other.
+const DEADLOCKS: &str = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
+
+/// Waits until a query says so, for half a minute at most.
+async fn becomes(kit: &mut Kit, sql: &str, wanted: i64) {
+    let mut says = 0;
+    for _ in 0..3_000 {
+        says = kit.integer(sql).await;
+        if says == wanted {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{says}, not {wanted}: {sql}");
+}
 
 /// What all servers write, in the order of its ids.
 struct Rows {
@@ -89,7 +108,10 @@ async fn servers_that_write_the_same_rows_from_both_ends_never_wait_for_each_oth
     let workspaces: Vec<_> = (0..ROWS)
         .map(|number| WORKSPACE.replace("NUMBER", &number.to_string()))
         .collect();
-    let (mut kit, _) = Kit::seeded(&workspaces.concat()).await;
+    let Some(mut kit) = Kit::of_postgres().await else {
+        return;
+    };
+    kit.seed(&workspaces.concat(), NOW).await.unwrap();
     kit.raw.run("", SLOW).await;
     let mut ids = async |table: &str| -> Vec<uuid::Uuid> {
         let rows = kit.table(&format!("SELECT id FROM {table} ORDER BY id")).await;
@@ -115,6 +137,53 @@ async fn servers_that_write_the_same_rows_from_both_ends_never_wait_for_each_oth
         // What a connection has counted is told at its end at the latest.
         store.close().await;
     }
-    let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
-    assert_eq!(kit.integer(deadlocks).await, 0);
+    assert_eq!(kit.integer(DEADLOCKS).await, 0);
+}
+
+/// An agent with values that a seed writes in this order.
+const VALUES: &str = "
+owner: { username: ada }
+workspace: { name: dev }
+agents:
+  - name: main
+    metadata:
+      - { key: first, display_name: NAME, script: uptime, interval_seconds: 10, timeout_seconds: 1 }
+      - { key: gate, display_name: NAME, script: uptime, interval_seconds: 10, timeout_seconds: 1 }
+      - { key: last, display_name: NAME, script: uptime, interval_seconds: 10, timeout_seconds: 1 }
+";
+
+#[tokio::test]
+async fn a_seed_that_meets_locks_in_another_order_is_written_again() {
+    let Some(mut kit) = Kit::of_postgres().await else {
+        return;
+    };
+    kit.seed(&VALUES.replace("NAME", "before"), NOW).await.unwrap();
+    let (mut gate, mut other) = (kit.place.connect().await, kit.place.connect().await);
+    let lock = |key: &str| format!("SELECT 1 FROM workspace_agent_metadata WHERE key = '{key}' FOR UPDATE");
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    for connection in [&mut gate, &mut other] {
+        // It is the seed that finds out, and is ended.
+        connection.query("SET deadlock_timeout = '1min'").await;
+        connection.query("BEGIN").await;
+    }
+    gate.query(&lock("gate")).await;
+    other.query(&lock("last")).await;
+    let store = kit.place.open().await;
+    let seed = Seed::parse("seed.yaml", &VALUES.replace("NAME", "after")).unwrap();
+    let seeding = tokio::spawn(async move { store.seed(&seed, NOW).await });
+    becomes(&mut kit, waiting, 1).await;
+    let first = lock("first");
+    let crossing = tokio::spawn(async move {
+        other.query(&first).await;
+        other.query("COMMIT").await;
+    });
+    becomes(&mut kit, waiting, 2).await;
+    gate.query("COMMIT").await;
+    crossing.await.unwrap();
+    assert_eq!(seeding.await.unwrap().unwrap().len(), 1);
+    let names = "SELECT DISTINCT display_name FROM workspace_agent_metadata";
+    assert_eq!(kit.table(names).await, ["after"]);
+    // Told by the connection when it has nothing to do.
+    becomes(&mut kit, DEADLOCKS, 1).await;
 }
