@@ -15,7 +15,7 @@ use crate::clock::Instant;
 use crate::mux::session::Load;
 
 /// Streams that one peer may open, and further calls that it may begin on open ones, in a second. Agents begin some
-/// dozen a minute; the fastest client of a load test, with sixteen sessions, a few thousand.
+/// dozen a minute; the fastest client of a load test a few thousand.
 pub const MAX_OPENS_PER_SECOND: u32 = 16_384;
 
 /// yamux pings that one peer may send in a second. Peers send one each 30 s.

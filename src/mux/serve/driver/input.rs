@@ -33,34 +33,42 @@ where
             if self.shared.pace.is_shared() && self.is_ahead(self.clock.monotonic()) {
                 return true;
             }
-            if self.unfinished {
-                if self.take_events(Load::default(), self.clock.monotonic()) {
-                    return true;
-                }
-                continue;
-            }
-            match self.pipe.poll_recv(cx) {
-                Poll::Pending => return true,
-                Poll::Ready(Some(Ok(chunk))) => {
-                    let now = self.clock.monotonic();
-                    self.shared.received(now);
-                    self.session.on_bytes(chunk);
-                    let load = Load {
-                        frames: self.pipe.take_frames(),
-                        ..Load::default()
-                    };
-                    if self.take_events(load, now) {
-                        return true;
+            let (load, now) = if self.unfinished {
+                (Load::default(), self.clock.monotonic())
+            } else {
+                match self.pipe.poll_recv(cx) {
+                    Poll::Pending => return true,
+                    Poll::Ready(Some(Ok(chunk))) => self.take_chunk(chunk),
+                    Poll::Ready(Some(Err(error))) => return self.ended(SessionEnd::Failed(error.into())),
+                    Poll::Ready(None) if self.session.is_mid_frame() => {
+                        return self.ended(SessionEnd::Failed(PipeError::UnexpectedEof.into()));
                     }
+                    Poll::Ready(None) => return self.ended(SessionEnd::PeerLeft),
                 }
-                Poll::Ready(Some(Err(error))) => self.end = Some(SessionEnd::Failed(error.into())),
-                Poll::Ready(None) if self.session.is_mid_frame() => {
-                    self.end = Some(SessionEnd::Failed(PipeError::UnexpectedEof.into()));
-                }
-                Poll::Ready(None) => self.end = Some(SessionEnd::PeerLeft),
+            };
+            if self.take_events(load, now) {
+                return true;
             }
         }
         false
+    }
+
+    /// Hands the session what came; what it took to read, and when that was.
+    fn take_chunk(&mut self, chunk: Bytes) -> (Load, Instant) {
+        let now = self.clock.monotonic();
+        self.shared.received(now);
+        self.session.on_bytes(chunk);
+        let load = Load {
+            frames: self.pipe.take_frames(),
+            ..Load::default()
+        };
+        (load, now)
+    }
+
+    /// Takes note of the end of what comes. True: nothing more is read.
+    fn ended(&mut self, end: SessionEnd) -> bool {
+        self.end = Some(end);
+        true
     }
 
     /// Whether the peer is ahead of its pace; then it is not read from for a while.

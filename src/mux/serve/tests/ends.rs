@@ -181,6 +181,21 @@ async fn wire_105_the_end_of_the_pipe_is_classified() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_peer_that_left_in_good_order_is_no_failure_however_much_it_sent_before() {
+    // More than one wake-up works off, of which the first already shows that nothing can be sent.
+    let calls: String = (0..200)
+        .map(|number| call(2 * number + 1, "/t/Echo", "x"))
+        .collect();
+    for (code, failed) in [(1000, false), (1011, true)] {
+        let mut peer = Peer::through(8 << 20, Odd::broken);
+        peer.push(&bytes(&calls));
+        peer.close(code);
+        let end = peer.end().await;
+        assert_eq!(matches!(end, SessionEnd::Failed(_)), failed, "{code}: {end:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_protocol_error_of_the_session_is_told_and_closes_with_1011() {
     let mut peer = Peer::new();
     peer.send(&[open(1, "/t/Chat"), open(1, "/t/Chat")]).await;

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -11,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use crate::clock::{Clock, Timestamp};
 use crate::mux::pipe::memory::{MemoryPipe, pair};
-use crate::mux::pipe::{Close, Pipe};
+use crate::mux::pipe::{Close, Pipe, PipeError};
 use crate::mux::serve::{Buffers, Control, Pace, SessionEnd, serve};
 use crate::mux::{Inbound, Interceptor, Metadata, Method, Outbound, Outcome, Registry, Status};
 pub(super) use crate::telemetry::testing::Log;
@@ -230,6 +231,67 @@ async fn chat(
     }
 }
 
+/// A server's end of a pipe that is not as others are.
+pub(super) struct Odd {
+    pipe: MemoryPipe,
+    /// Frames of the transport that each message comes in, and those that came.
+    of_a_message: u32,
+    frames: u32,
+    /// Whether it takes nothing that is to be sent.
+    broken: bool,
+}
+
+impl Odd {
+    pub(super) fn framed(pipe: MemoryPipe, of_a_message: u32) -> Self {
+        Self {
+            pipe,
+            of_a_message,
+            frames: 0,
+            broken: false,
+        }
+    }
+
+    pub(super) fn broken(pipe: MemoryPipe) -> Self {
+        Self {
+            broken: true,
+            ..Self::framed(pipe, 0)
+        }
+    }
+}
+
+impl Pipe for Odd {
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, PipeError>>> {
+        let received = self.pipe.poll_recv(cx);
+        if matches!(received, Poll::Ready(Some(Ok(_)))) {
+            self.frames += self.of_a_message;
+        }
+        received
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Result<(), PipeError>> {
+        if self.broken {
+            return Poll::Ready(Err(std::io::Error::from(std::io::ErrorKind::BrokenPipe).into()));
+        }
+        self.pipe.poll_send(cx, out)
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PipeError>> {
+        self.pipe.poll_flush(cx)
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>, close: &Close) -> Poll<Result<(), PipeError>> {
+        self.pipe.poll_close(cx, close)
+    }
+
+    fn poll_ping(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, PipeError>> {
+        self.pipe.poll_ping(cx)
+    }
+
+    fn take_frames(&mut self) -> u32 {
+        std::mem::take(&mut self.frames)
+    }
+}
+
 /// The peer's end of a session under test.
 pub(super) struct Peer {
     pub(super) pipe: MemoryPipe,
@@ -347,7 +409,21 @@ impl Peer {
         capacity: usize,
         run: impl FnOnce(Pin<Box<dyn Future<Output = SessionEnd> + Send>>) -> JoinHandle<SessionEnd>,
     ) -> Self {
+        Self::over(pair(capacity), control, run)
+    }
+
+    /// A peer whose server has an odd end of the pipe.
+    pub(super) fn through(capacity: usize, odd: impl FnOnce(MemoryPipe) -> Odd) -> Self {
         let (ours, theirs) = pair(capacity);
+        let control = Control::new(&Clock::driven(Timestamp::UNIX_EPOCH));
+        Self::over((ours, odd(theirs)), control, |session| tokio::spawn(session))
+    }
+
+    fn over<P: Pipe + 'static>(
+        (ours, theirs): (MemoryPipe, P),
+        control: Control,
+        run: impl FnOnce(Pin<Box<dyn Future<Output = SessionEnd> + Send>>) -> JoinHandle<SessionEnd>,
+    ) -> Self {
         let clock = Clock::driven(Timestamp::UNIX_EPOCH);
         let seen = Seen::default();
         let session = serve(theirs, Arc::new(registry()), seen.clone(), control.clone(), clock);

@@ -70,6 +70,21 @@ async fn a_second_of_work_is_done_at_once_and_more_keeps_its_peer_waiting() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn frames_of_the_transport_count_as_those_of_the_session_do() {
+    let of_a_message = MAX_FRAMES_PER_SECOND / 8;
+    for (messages, at_once) in [(7, true), (9, false)] {
+        let mut peer = Peer::through(8 << 20, |pipe| Odd::framed(pipe, of_a_message));
+        for number in 0..messages {
+            peer.push(&bytes(&window(0, number, 0)));
+        }
+        settle().await;
+        assert_eq!(answers(&mut peer, 1_000_001).await, at_once, "{messages}");
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        assert_eq!(!peer.received().is_empty(), !at_once);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_peer_that_waits_is_still_served_and_can_be_closed() {
     let mut peer = Peer::with_capacity(8 << 20);
     peer.send(&[call(1, "/t/Sleep", "50")]).await;
