@@ -9,6 +9,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod clients;
 mod deviations;
 mod ends;
 mod errors;
@@ -19,18 +20,17 @@ mod mux;
 mod state;
 mod websocket;
 
-use support::peer::Peer;
 use support::script;
 
 /// Runs a case against drpcd's stack.
-fn drpcd(case: fn(&mut Peer)) {
-    case(&mut Peer::dial(&script::serve_ours()));
+fn drpcd(case: impl FnOnce(&str)) {
+    case(&script::serve_ours());
 }
 
 /// Runs a case against the Go libraries, if there is Go.
-fn go(case: fn(&mut Peer)) {
+fn go(case: impl FnOnce(&str)) {
     if let Some(url) = script::serve_go() {
-        case(&mut Peer::dial(url));
+        case(url);
     }
 }
 
@@ -45,7 +45,7 @@ macro_rules! cases {
 
             $(#[test]
             fn $server() {
-                $crate::$server(case);
+                $crate::$server(|url| case(&mut $crate::support::peer::Peer::dial(url)));
             })+
         })*
     };

@@ -34,26 +34,24 @@ type crowdResult struct {
 // made when they are due, however long those before them took.
 func runCrowd(ctx context.Context, flags *flag.FlagSet, args []string) (any, bool, error) {
 	options := dialFlags(flags)
-	tokens := flags.String("tokens", "", "file with an agent's token on each line")
+	tokens := tokensFlag(flags)
 	duration := flags.Duration("duration", 5*time.Second, "how long calls are made")
 	interval := flags.Duration("interval", 100*time.Millisecond, "time between the calls of an agent")
 	if err := parse(flags, args); err != nil {
 		return nil, false, err
 	}
-	list, err := readLines(*tokens)
+	dials, err := asAgents(*options, *tokens, 0)
 	if err != nil {
 		return nil, false, err
 	}
-	sessions := make([]*transport.Session, len(list))
-	for i, token := range list {
-		own := *options
-		own.Token = token
-		if sessions[i], err = transport.Dial(ctx, own); err != nil {
+	sessions := make([]*transport.Session, len(dials))
+	for i, dial := range dials {
+		if sessions[i], err = transport.Dial(ctx, dial); err != nil {
 			return nil, false, err
 		}
 		defer sessions[i].Close()
 	}
-	result := &crowdResult{Agents: len(list), Errors: map[string]int{}}
+	result := &crowdResult{Agents: len(dials), Errors: map[string]int{}}
 	due, cancel := context.WithTimeout(ctx, *duration)
 	defer cancel()
 	var mu sync.Mutex

@@ -28,7 +28,7 @@ type scriptSession struct {
 // runScriptClient has one of the named sessions with a server of the script, or lists their names.
 func runScriptClient(ctx context.Context, flags *flag.FlagSet, args []string) (any, bool, error) {
 	options := dialFlags(flags)
-	name := flags.String("session", "", "name of the session; without it the names are listed")
+	name := flags.String("session", "", "name of the session; without it the names of those that are recorded are listed")
 	if err := parse(flags, args); err != nil {
 		return nil, false, err
 	}
@@ -43,6 +43,7 @@ func runScriptClient(ctx context.Context, flags *flag.FlagSet, args []string) (a
 		}
 		return names, true, nil
 	}
+	sessions = append(sessions, cases...)
 	index := slices.IndexFunc(sessions, func(s scriptSession) bool { return s.name == *name })
 	if index < 0 {
 		return nil, false, fmt.Errorf("no session %q", *name)

@@ -212,13 +212,17 @@ func (s *Session) Cut(fin bool) {
 func (s *Session) Closed() <-chan struct{} { return s.Mux.CloseChan() }
 
 // Invoke makes a unary call.
-func (s *Session) Invoke(ctx context.Context, rpc string, enc drpc.Encoding, in, out drpc.Message) (err error) {
+func (s *Session) Invoke(ctx context.Context, rpc string, enc drpc.Encoding, in, out drpc.Message) error {
 	conn, err := s.open()
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, conn.Close()) }()
-	return conn.Invoke(ctx, rpc, enc, in, out)
+	err = conn.Invoke(ctx, rpc, enc, in, out)
+	// What the call was told is told as it is, with its code.
+	if closed := conn.Close(); err == nil {
+		err = closed
+	}
+	return err
 }
 
 // NewStream begins a streaming call; its yamux stream is closed when the call's context ends.
