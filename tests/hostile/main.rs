@@ -283,6 +283,31 @@ fn a_flood_of_pings_is_answered_at_its_pace() {
 }
 
 #[test]
+fn sessions_of_an_agent_and_those_of_a_users_clients_share_a_pace() {
+    /// As in `docs/OPERATING.md`.
+    const PINGS: u32 = 1_024;
+    let scene = Scene::alone(&[]);
+    let token = scene.data.client_token("ada");
+    let client = || Raw::dial_as_client(&scene.server.url, &token);
+    for mut sessions in [[scene.dial(), scene.dial()], [client(), client()]] {
+        // Of each what may come at once if it were alone: the second's has to wait for half of the first's.
+        let began = Instant::now();
+        for session in &mut sessions {
+            let pings = (0..PINGS).flat_map(|value| frame(PING, SYN, 0, value, &[]));
+            session.send(&pings.collect::<Vec<_>>());
+        }
+        for session in &mut sessions {
+            session.ping(PINGS);
+        }
+        assert!(
+            began.elapsed() > Duration::from_millis(400),
+            "they were not kept waiting"
+        );
+    }
+    scene.unharmed();
+}
+
+#[test]
 fn a_flood_of_small_messages_is_read_at_its_pace() {
     let scene = Scene::new(&[]);
     let mut peer = scene.dial();

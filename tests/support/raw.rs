@@ -46,8 +46,12 @@ pub fn connect(url: &str) -> TcpStream {
 
 /// The request of a handshake; `more` are query and headers beyond those that every agent sends.
 pub fn handshake(token: &str, query: &str, more: &str) -> String {
+    upgrade("/api/v2/workspaceagents/me/rpc", token, query, more)
+}
+
+fn upgrade(path: &str, token: &str, query: &str, more: &str) -> String {
     format!(
-        "GET /api/v2/workspaceagents/me/rpc?version=2.8{query} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n\
+        "GET {path}?version=2.8{query} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n\
          Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
          Coder-Session-Token: {token}\r\n{more}\r\n"
     )
@@ -66,10 +70,17 @@ pub fn status(stream: &mut TcpStream) -> String {
 
 impl Raw {
     pub fn dial(agent: &SeededAgent) -> Self {
-        let mut stream = connect(&agent.url);
-        stream
-            .write_all(handshake(&agent.token, "", "").as_bytes())
-            .unwrap();
+        Self::over(&agent.url, &handshake(&agent.token, "", ""))
+    }
+
+    /// A session of a user's client.
+    pub fn dial_as_client(url: &str, token: &str) -> Self {
+        Self::over(url, &upgrade("/api/v2/tailnet", token, "", ""))
+    }
+
+    fn over(url: &str, request: &str) -> Self {
+        let mut stream = connect(url);
+        stream.write_all(request.as_bytes()).unwrap();
         assert_eq!(status(&mut stream), "101");
         Self {
             stream,
