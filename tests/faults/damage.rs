@@ -1,26 +1,30 @@
-//! A database file whose bytes somebody has changed.
+//! Files of a database whose bytes somebody has changed.
 
 use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 use std::process::Stdio;
 
 use crate::go;
+use crate::journal::{AGENT, FLAGS, nothing_is_lost};
+use crate::support::http::get;
+use crate::support::postgres::{self, Shutdown};
 use crate::support::{Data, EXAMPLE_SEED, drpcd, eventually};
 
 /// Bytes of a page of the file.
 const PAGE: u64 = 4_096;
 
-/// Why there are no such tests on Postgres.
+/// Why those of SQLite's file are not run on Postgres.
 const DAMAGE: &str = "its files are its own";
 
-/// Overwrites bytes of the database file, and returns what was there.
+/// Overwrites bytes of SQLite's file, and returns what was there.
 fn overwrite(data: &Data, at: u64, bytes: &[u8]) -> Vec<u8> {
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .open(data.database())
-        .unwrap();
+    overwrite_file(&data.database(), at, bytes)
+}
+
+fn overwrite_file(path: &Path, at: u64, bytes: &[u8]) -> Vec<u8> {
+    let file = File::options().read(true).write(true).open(path).unwrap();
     let mut before = vec![0; bytes.len()];
     file.read_exact_at(&mut before, at).unwrap();
     file.write_all_at(bytes, at).unwrap();
@@ -140,4 +144,45 @@ fn damage_to_a_running_servers_file_ends_no_session_and_costs_no_more_than_the_d
     let lines = report["log_lines"].to_string();
     assert_eq!(data.value("SELECT count(*) FROM workspace_agent_logs"), lines);
     data.assert_intact();
+}
+
+#[test]
+fn a_damaged_table_of_postgres_ends_no_session_and_costs_no_more_than_itself() {
+    let Some(mut database) = postgres::Server::new() else {
+        return;
+    };
+    let data = Data::on(&database, EXAMPLE_SEED);
+    let server = data.serve(&FLAGS);
+    let flags = [&AGENT[..], &["--duration", "3m"]].concat();
+    let mut agent = go!("agent", server.agent(), &flags);
+    agent.await_line("lifecycle STARTING");
+    data.await_value("SELECT count(*) > 0 FROM workspace_agent_logs", "1");
+
+    let logs = data.value("SELECT pg_relation_filepath('workspace_agent_logs')");
+    let logs = database.file(&logs);
+    database.stop(Shutdown::Fast);
+    let length = usize::try_from(logs.metadata().unwrap().len()).unwrap();
+    let before = overwrite_file(&logs, 0, &vec![0xA5; length]);
+    database.start();
+
+    // What is not of that table is stored, and the lines wait.
+    let told = || database.log().matches("invalid page in block").count();
+    eventually(|| told() > 2).unwrap();
+    let reported = || data.number("SELECT count(*) FROM workspace_agent_stats");
+    let then = reported();
+    eventually(|| reported() > then + 2).unwrap();
+    let seen = || data.number("SELECT max(last_connected_at) FROM workspace_agents");
+    let then = seen();
+    eventually(|| seen() > then).unwrap();
+    for replica in 0..server.replicas() {
+        assert_eq!(get(server.replica_url(replica), "/healthz", "").status, 200);
+    }
+
+    database.stop(Shutdown::Fast);
+    overwrite_file(&logs, 0, &before);
+    database.start();
+    agent.await_line("lifecycle READY");
+    agent.await_line("used");
+    agent.terminate();
+    nothing_is_lost(&data, server, &agent.result());
 }

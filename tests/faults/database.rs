@@ -309,6 +309,39 @@ fn an_agent_survives_a_database_that_takes_no_writes() {
     survives(&kit.data, kit.server, SHORT, &outage);
 }
 
+/// What a database says whose disk is full.
+const FULL: &str = "No space left on device";
+
+/// Has the database answer each write as if its disk were full: only root could give it a small one.
+const NO_SPACE: &str = "
+    CREATE FUNCTION no_space() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        RAISE EXCEPTION USING ERRCODE = 'disk_full', MESSAGE = 'could not extend file: No space left on device';
+    END $$;
+    DO $$ DECLARE each regclass; BEGIN
+        FOR each IN SELECT oid FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace LOOP
+            EXECUTE format(
+                'CREATE TRIGGER no_space BEFORE INSERT OR UPDATE OR DELETE ON %s
+                FOR EACH STATEMENT EXECUTE FUNCTION no_space()', each);
+        END LOOP;
+    END $$";
+
+#[test]
+fn an_agent_survives_a_database_whose_disk_is_full() {
+    let Some(kit) = Kit::new(&[]) else {
+        return;
+    };
+    let outage = Outage {
+        begin: &|| kit.data.execute(NO_SPACE),
+        end: &|| kit.data.execute("DROP FUNCTION no_space CASCADE"),
+        verb: &|verb| verb,
+        reasons: &[FULL],
+        told_verbs: &[FULL],
+        reads: false,
+        away: false,
+    };
+    survives(&kit.data, kit.server, SHORT, &outage);
+}
+
 /// Where nobody listens.
 const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
 

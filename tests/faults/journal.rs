@@ -43,6 +43,19 @@ pub(crate) const FLAGS: [&str; 4] = [
     "2s",
 ];
 
+/// What an agent does that [`nothing_is_lost`] looks for.
+pub(crate) const AGENT: [&str; 9] = [
+    "--use",
+    "--start-script",
+    "4s",
+    "--stop-script",
+    "1s",
+    "--log-lines",
+    "200",
+    "--banner-interval",
+    "1s",
+];
+
 /// A way in which a store can be away.
 pub(crate) struct Outage<'a> {
     pub begin: &'a dyn Fn(),
@@ -160,19 +173,7 @@ pub(crate) fn an_agent_survives(
     outage: &Outage<'_>,
 ) -> Option<Value> {
     let duration = format!("{}s", (lasts + Duration::from_secs(120)).as_secs());
-    let flags = [
-        "--use",
-        "--start-script",
-        "4s",
-        "--stop-script",
-        "1s",
-        "--log-lines",
-        "200",
-        "--banner-interval",
-        "1s",
-        "--duration",
-        &duration,
-    ];
+    let flags = [&AGENT[..], &["--duration", &duration]].concat();
     let client = data.client_token("ada");
     let mut clients = Clients::dial(data, server, &client);
     let mut agent = go("agent", &server.agent_at(0), &flags)?;

@@ -215,6 +215,11 @@ impl Server {
         fs::read_to_string(self.directory.join("log")).unwrap_or_default()
     }
 
+    /// One of its files, by its name below the data directory.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.directory.join("data").join(name)
+    }
+
     /// Stops it and waits until it is gone.
     pub fn stop(&mut self, how: Shutdown) {
         let mut child = self.child.take().unwrap();
