@@ -65,6 +65,10 @@ struct Minute {
     flushes: f64,
 }
 
+/// From then on reports come evenly: each agent's first between 30 and 60 s after all are held, then one each 30 s
+/// (`interop/cmd/drpc-interop/bench.go`, `reportIdle`).
+const SETTLED: Duration = Duration::from_secs(35);
+
 /// Holds idle agents with their reports for `seconds` and returns how many statements a minute all of them cost.
 fn idle(agents: usize, seconds: u64) -> Option<Minute> {
     let server = postgres::Server::new()?;
@@ -75,12 +79,12 @@ fn idle(agents: usize, seconds: u64) -> Option<Minute> {
     let file = data.path().join("tokens");
     fs::write(&file, tokens).unwrap();
     // A little longer than is counted, so that nobody leaves meanwhile.
-    let hold = format!("{}s", seconds + 20);
+    let hold = format!("{}s", seconds + SETTLED.as_secs() + 15);
     let flags = ["--tokens", file.to_str().unwrap(), "--hold", &hold, "--report"];
     let mut held = go("idle", drpcd.agent(), &flags)?;
     held.await_line("held");
     // What came with the connecting is written.
-    std::thread::sleep(Duration::from_secs(5));
+    std::thread::sleep(SETTLED);
     begin_counting(&data);
     std::thread::sleep(Duration::from_secs(seconds));
     let counted = statements(&data);
@@ -246,7 +250,7 @@ fn slope(replicas: usize, agents: usize, tunnels: usize) -> Option<()> {
     let before = resident(&drpcd.pids());
     let file = data.path().join("tokens");
     fs::write(&file, tokens).unwrap();
-    let hold = format!("{}s", MINUTES * 60 + 45);
+    let hold = format!("{}s", MINUTES * 60 + SETTLED.as_secs() + 30);
     let flags = ["--tokens", file.to_str().unwrap(), "--hold", &hold, "--report"];
     let mut held = go("idle", drpcd.agent(), &flags)?;
     held.await_line("held");
@@ -265,7 +269,7 @@ fn slope(replicas: usize, agents: usize, tunnels: usize) -> Option<()> {
         let flags: Vec<_> = flags.iter().map(String::as_str).collect();
         Some(go("client", &user, &flags)?)
     };
-    std::thread::sleep(Duration::from_secs(15));
+    std::thread::sleep(SETTLED);
     begin_counting(&data);
     let wal = || data.number("SELECT (pg_current_wal_lsn() - '0/0')::bigint");
     let (drpcd_cpu, postgres_cpu, written) = (cpu(&drpcd.pids()), cpu(&server.pids()), wal());

@@ -108,6 +108,22 @@ fn the_oldest_of_too_many_are_dropped_and_counted_and_the_others_are_told_of_a_g
 }
 
 #[test]
+fn the_bound_itself_fits_and_a_byte_more_does_not() {
+    let size = Message::new("a", "0000000").size();
+    for (bytes, drops) in [(MAX_BYTES - 1, false), (MAX_BYTES, false), (MAX_BYTES + 1, true)] {
+        let outgoing = Outgoing::default();
+        let alike = bytes / size - 1;
+        for number in 0..alike {
+            push(&outgoing, &[("a", &format!("{number:07}"))]);
+        }
+        let filling = bytes - alike * size - Message::new("b", "").size();
+        push(&outgoing, &[("b", &"x".repeat(filling))]);
+        assert_eq!(outgoing.dropped() > 0, drops, "{bytes}");
+        assert_eq!(outgoing.state().bytes == bytes, !drops, "{bytes}");
+    }
+}
+
+#[test]
 fn word_of_a_gap_outlives_what_comes_after_it() {
     let outgoing = Outgoing::default();
     let most = MAX_BYTES / Message::new("a", "0000000").size();
