@@ -96,8 +96,8 @@ impl Patience {
 
     /// Runs `attempt` until the store answers; `bytes` is the size of the payload that is held meanwhile.
     ///
-    /// Fails with [`StoreError::Unavailable`] when the store is away for longer than the set time, or when there is no
-    /// room for one more waiting call, of its holder's or at all. An attempt whose outcome is unknown is made again:
+    /// Fails as the store does when that is away ([`StoreError::is_unavailable`]) for longer than the set time, or when there is
+    /// no room for one more waiting call, of its holder's or at all. An attempt whose outcome is unknown is made again:
     /// `attempt` must be a write that may happen twice. Ends with the call when the future is dropped.
     pub async fn call<T, F>(
         &self,

@@ -59,3 +59,20 @@ pub enum Violation {
     /// Any other constraint.
     Other,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_for_a_store_that_is_away_waits_for_one_that_is_busy_too() {
+        for (error, waits) in [
+            (StoreError::Unavailable("away".to_owned()), true),
+            (StoreError::Conflict("deadlock detected".to_owned()), true),
+            (StoreError::Rejected("no such table".to_owned()), false),
+            (StoreError::NoRows, false),
+        ] {
+            assert_eq!(error.is_unavailable(), waits, "{error:?}");
+        }
+    }
+}

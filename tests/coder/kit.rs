@@ -52,7 +52,7 @@ impl Deployment {
     /// As [`Deployment::serve`], as a database user with the rights that the documentation says.
     pub(crate) fn serve_by_grants(&self, flags: &[&str]) -> (Server, Role<'_>) {
         let role = self.role();
-        // As whoever leaves nothing to be found out would.
+        // Named, rather than found out.
         let mut command = role.verb(&["server", "--http-address", "127.0.0.1:0", "--store", "coder"]);
         command.args(flags);
         (Server::unseeded(Launch::new(&command, self.log_file())), role)

@@ -20,17 +20,18 @@ mod mux;
 mod state;
 mod websocket;
 
+use support::peer::Peer;
 use support::script;
 
 /// Runs a case against drpcd's stack.
-fn drpcd(case: impl FnOnce(&str)) {
-    case(&script::serve_ours());
+fn drpcd(case: fn(&mut Peer)) {
+    case(&mut Peer::dial(&script::serve_ours()));
 }
 
 /// Runs a case against the Go libraries, if there is Go.
-fn go(case: impl FnOnce(&str)) {
+fn go(case: fn(&mut Peer)) {
     if let Some(url) = script::serve_go() {
-        case(url);
+        case(&mut Peer::dial(url));
     }
 }
 
@@ -45,7 +46,7 @@ macro_rules! cases {
 
             $(#[test]
             fn $server() {
-                $crate::$server(|url| case(&mut $crate::support::peer::Peer::dial(url)));
+                $crate::$server(case);
             })+
         })*
     };

@@ -153,13 +153,14 @@ fn a_damaged_table_of_postgres_ends_no_session_and_costs_no_more_than_itself() {
     };
     let data = Data::on(&database, EXAMPLE_SEED);
     let server = data.serve(&FLAGS);
-    let flags = [&AGENT[..], &["--duration", "3m"]].concat();
+    // Lines come for longer than it takes to damage their table.
+    let flags = [&AGENT[..], &["--start-script", "15s", "--duration", "3m"]].concat();
     let mut agent = go!("agent", server.agent(), &flags);
     agent.await_line("lifecycle STARTING");
     data.await_value("SELECT count(*) > 0 FROM workspace_agent_logs", "1");
 
-    let logs = data.value("SELECT pg_relation_filepath('workspace_agent_logs')");
-    let logs = database.file(&logs);
+    let name = data.value("SELECT pg_relation_filepath('workspace_agent_logs')");
+    let logs = database.file(&name);
     database.stop(Shutdown::Fast);
     let length = usize::try_from(logs.metadata().unwrap().len()).unwrap();
     let before = overwrite_file(&logs, 0, &vec![0xA5; length]);
@@ -168,6 +169,10 @@ fn a_damaged_table_of_postgres_ends_no_session_and_costs_no_more_than_itself() {
     // What is not of that table is stored, and the lines wait.
     let told = || database.log().matches("invalid page in block").count();
     eventually(|| told() > 2).unwrap();
+    // By each that has met it once, with the name of the file.
+    let named = format!("the database is damaged error=invalid page in block 0 of relation {name}");
+    let logged = || data.log().matches(&named).count();
+    eventually(|| logged() > 0).unwrap();
     let reported = || data.number("SELECT count(*) FROM workspace_agent_stats");
     let then = reported();
     eventually(|| reported() > then + 2).unwrap();
@@ -178,6 +183,7 @@ fn a_damaged_table_of_postgres_ends_no_session_and_costs_no_more_than_itself() {
         assert_eq!(get(server.replica_url(replica), "/healthz", "").status, 200);
     }
 
+    assert!(logged() <= server.replicas(), "{}", data.log());
     database.stop(Shutdown::Fast);
     overwrite_file(&logs, 0, &before);
     database.start();

@@ -312,11 +312,9 @@ fn an_agent_survives_a_database_that_takes_no_writes() {
 /// What a database says whose disk is full.
 const FULL: &str = "No space left on device";
 
-/// Has the database answer each write as if its disk were full: only root could give it a small one.
-const NO_SPACE: &str = "
-    CREATE FUNCTION no_space() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-        RAISE EXCEPTION USING ERRCODE = 'disk_full', MESSAGE = 'could not extend file: No space left on device';
-    END $$;
+/// Has a function be asked before each write.
+const ASKED: &str = "
+    CREATE FUNCTION no_space() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
     DO $$ DECLARE each regclass; BEGIN
         FOR each IN SELECT oid FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace LOOP
             EXECUTE format(
@@ -325,14 +323,24 @@ const NO_SPACE: &str = "
         END LOOP;
     END $$";
 
+/// Has that function answer as if the disk were full: only root could give the database a small one.
+const NO_SPACE: &str = "CREATE OR REPLACE FUNCTION no_space() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        RAISE EXCEPTION USING ERRCODE = 'disk_full', MESSAGE = 'could not extend file: No space left on device';
+    END $$";
+
+/// Has it let all pass again.
+const SPACE: &str =
+    "CREATE OR REPLACE FUNCTION no_space() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$";
+
 #[test]
 fn an_agent_survives_a_database_whose_disk_is_full() {
     let Some(kit) = Kit::new(&[]) else {
         return;
     };
+    kit.data.execute(ASKED);
     let outage = Outage {
         begin: &|| kit.data.execute(NO_SPACE),
-        end: &|| kit.data.execute("DROP FUNCTION no_space CASCADE"),
+        end: &|| kit.data.execute(SPACE),
         verb: &|verb| verb,
         reasons: &[FULL],
         told_verbs: &[FULL],

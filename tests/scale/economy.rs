@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::crowd;
 use crate::support::{Data, SeededAgent, go, postgres};
@@ -83,10 +83,12 @@ fn idle(agents: usize, seconds: u64) -> Option<Minute> {
     let flags = ["--tokens", file.to_str().unwrap(), "--hold", &hold, "--report"];
     let mut held = go("idle", drpcd.agent(), &flags)?;
     held.await_line("held");
-    // What came with the connecting is written.
+    // What came with the connecting is written, and reports come.
     std::thread::sleep(SETTLED);
     begin_counting(&data);
+    let began = Instant::now();
     std::thread::sleep(Duration::from_secs(seconds));
+    let minutes = began.elapsed().as_secs_f64() / 60.0;
     let counted = statements(&data);
     let result = held.result();
     assert_eq!(result["lost"], 0, "{result:#}");
@@ -94,7 +96,7 @@ fn idle(agents: usize, seconds: u64) -> Option<Minute> {
         let calls = counted.iter().filter(|(_, text)| text.starts_with(of));
         let calls: u64 = calls.map(|(calls, _)| calls).sum();
         #[expect(clippy::cast_precision_loss, reason = "some hundred statements")]
-        let minute = calls as f64 * 60.0 / seconds as f64;
+        let minute = calls as f64 / minutes;
         minute
     };
     let minute = Minute {

@@ -81,6 +81,10 @@ impl Drop for Peer {
 }
 
 impl Peer {
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     /// A session with the server at `url`.
     pub fn dial(url: &str) -> Self {
         let mut tcp = connect(url);

@@ -19,7 +19,10 @@ import (
 	"github.com/drpcd/drpcd/interop/internal/transport"
 )
 
-// scriptSession is a session with the test script that is worth recording.
+// patience bounds a session with the test script.
+const patience = 2 * time.Minute
+
+// scriptSession is a session with the test script, whose error says what was not as it should be.
 type scriptSession struct {
 	name string
 	run  func(ctx context.Context, session *transport.Session) error
@@ -48,6 +51,8 @@ func runScriptClient(ctx context.Context, flags *flag.FlagSet, args []string) (a
 	if index < 0 {
 		return nil, false, fmt.Errorf("no session %q", *name)
 	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	session, err := transport.Dial(ctx, *options)
 	if err != nil {
 		return nil, false, err

@@ -3,6 +3,7 @@
 //! Owns how long a statement may take and what is known of the database's readiness to write. Knows no table.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Postgres, Row as _};
 
-use super::error::{ends_connection, is_disk, is_outdated, is_read_only, store_error};
+use super::error::{ends_connection, is_damage, is_disk, is_outdated, is_read_only, store_error};
 use super::pool::Pool;
 use super::value::query;
 use crate::clock::Clock;
@@ -36,6 +37,8 @@ pub(in crate::store) struct Database {
     limit: Duration,
     /// What keeps the database from being written, until a write succeeds.
     fault: Mutex<Option<WriteFault>>,
+    /// Damaged files were logged.
+    damaged: AtomicBool,
 }
 
 /// Why a write was refused that a later one may not be.
@@ -55,6 +58,7 @@ impl Database {
             clock,
             limit,
             fault: Mutex::default(),
+            damaged: AtomicBool::new(false),
         }
     }
 
@@ -167,6 +171,10 @@ impl Database {
         let read_only = is_read_only(error);
         if read_only || is_disk(error) {
             return self.refused(answer, read_only);
+        }
+        // Its text names the file. Whatever waits for it asks again and again.
+        if is_damage(error) && !self.damaged.swap(true, Ordering::Relaxed) {
+            tracing::error!(error = %answer, "the database is damaged");
         }
         answer
     }

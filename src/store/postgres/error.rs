@@ -33,6 +33,11 @@ pub(super) fn is_disk(error: &sqlx::Error) -> bool {
     code(error).is_some_and(|code| code == "53100" || code.starts_with("58"))
 }
 
+/// Whether the database has found its files damaged.
+pub(super) fn is_damage(error: &sqlx::Error) -> bool {
+    code(error).is_some_and(|code| code == "XX001" || code == "XX002")
+}
+
 /// Whether the connection is of no more use: it is broken, or the server is about to end it.
 pub(super) fn ends_connection(error: &sqlx::Error) -> bool {
     match code(error) {

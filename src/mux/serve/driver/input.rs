@@ -39,11 +39,16 @@ where
                 match self.pipe.poll_recv(cx) {
                     Poll::Pending => return true,
                     Poll::Ready(Some(Ok(chunk))) => self.take_chunk(chunk),
-                    Poll::Ready(Some(Err(error))) => return self.ended(SessionEnd::Failed(error.into())),
-                    Poll::Ready(None) if self.session.is_mid_frame() => {
-                        return self.ended(SessionEnd::Failed(PipeError::UnexpectedEof.into()));
+                    Poll::Ready(ended) => {
+                        self.end = Some(match ended {
+                            Some(Err(error)) => SessionEnd::Failed(error.into()),
+                            _ if self.session.is_mid_frame() => {
+                                SessionEnd::Failed(PipeError::UnexpectedEof.into())
+                            }
+                            _ => SessionEnd::PeerLeft,
+                        });
+                        return true;
                     }
-                    Poll::Ready(None) => return self.ended(SessionEnd::PeerLeft),
                 }
             };
             if self.take_events(load, now) {
@@ -63,12 +68,6 @@ where
             ..Load::default()
         };
         (load, now)
-    }
-
-    /// Takes note of the end of what comes. True: nothing more is read.
-    fn ended(&mut self, end: SessionEnd) -> bool {
-        self.end = Some(end);
-        true
     }
 
     /// Whether the peer is ahead of its pace; then it is not read from for a while.
