@@ -1,5 +1,7 @@
 //! The stream of a client over a real store, whose rows tests change behind its back.
 
+mod bounds;
+
 use std::collections::VecDeque;
 
 use tokio::task::JoinHandle;
@@ -119,8 +121,8 @@ impl Kit {
         self.pubsub.publish_workspace_event(self.ada, &event);
     }
 
-    async fn change(&self, sql: &str) {
-        self.store.query(sql).await;
+    async fn change(&self, sql: impl AsRef<str>) {
+        self.store.query(sql.as_ref()).await;
         self.publish(WorkspaceEventKind::StateChange);
     }
 
