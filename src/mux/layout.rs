@@ -78,7 +78,7 @@ impl Bound {
 pub(super) enum Stop {
     /// There are more elements than allowed.
     Full,
-    /// The decoder will refuse the message, at the latest here.
+    /// The decoder will refuse the message, at the latest here, or reads no more elements.
     Malformed,
 }
 
