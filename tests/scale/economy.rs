@@ -113,7 +113,7 @@ fn idle(agents: usize, seconds: u64) -> Option<Minute> {
 /// The goal of 0.1 a minute and agent, for 2,000 of them, who share the fixed cost of a server.
 const GOAL_A_MINUTE: f64 = 200.0;
 
-/// What an agent may add to the fixed cost, which is some 140 a minute: what is left of the goal.
+/// What an agent may add to the fixed cost, which is some 150 a minute: what is left of the goal.
 const GOAL_EACH: f64 = 0.03;
 
 /// A flush a second, and one that was due when the counting began.
